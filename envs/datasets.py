@@ -1,0 +1,379 @@
+"""Demonstrations in one in-memory form, from the original benchmark's files or from the scripted demonstrators.
+
+Format of the original files: one pickle per demonstration, read by `envs.safe_pickle`. Which rows become observations and
+actions follows the original data set classes (D3IL, Jia et al. 2024): observation = every row but the last, action = the
+difference between consecutive rows of the desired position. Units: metres.
+
+A task's demonstrations need one entry in `OFFICIAL` (folder and parser) and one in `SCRIPTED` (generator module).
+"""
+
+import hashlib
+import importlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs import safe_pickle
+from harness.errors import UserError
+
+log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None] | None
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration: `obs` (L, D) float32, `actions` (L, A) float32, both unscaled; `mode` = its behaviour as a key."""
+
+    obs: np.ndarray
+    actions: np.ndarray
+    context: Any = None
+    mode: str = ""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """A task's episodes and where they come from.
+
+    `source` is "official" or "scripted"; `origin` says it in words; `identity` decides whether a cached result or a shipped
+    teacher matches; `sha256` is over the loaded arrays.
+    """
+
+    task: str
+    source: str
+    origin: str
+    identity: str
+    sha256: str
+    episodes: list[Episode]
+
+    @property
+    def rows(self) -> int:
+        """Number of (observation, action) rows over all episodes."""
+        return sum(len(episode.obs) for episode in self.episodes)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Avoiding
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Per level of obstacles: the band of TCP y in which the level is decided, and the TCP x that separate its gaps.
+AVOIDING_LEVELS = (
+    (-0.1 - 0.03, -0.1 + 0.03, (0.5,)),
+    (0.08 - 0.03, 0.08 + 0.03, (0.425, 0.575)),
+    (0.26, np.inf, (0.35, 0.5, 0.65)),
+)
+
+
+def avoiding_mode(tcp_xy: np.ndarray) -> str:
+    """The behaviour of a path of TCP positions (L, 2) as nine bits, one-hot per level (2 + 3 + 4), e.g. "101001000".
+
+    As in the original environment a level is decided by the first position inside its band, and a position exactly on a
+    border decides nothing. "" when a level stays undecided.
+    """
+    x, y = np.asarray(tcp_xy, dtype=np.float64).T  # (L,), (L,)
+    bits = ""
+    for low, high, borders in AVOIDING_LEVELS:
+        decided = (y >= low) & (y <= high) & ~np.isin(x, borders)
+        if not decided.any():
+            return ""
+        gap = int(np.searchsorted(borders, x[np.argmax(decided)]))
+        bits += "".join("1" if i == gap else "0" for i in range(len(borders) + 1))
+    return bits
+
+
+def _avoiding_episode(content: Any, name: str) -> Episode:
+    """obs = desired xy, actual xy (4); action = change of desired xy (2)."""
+    desired = _column(content, "des_c_pos", 3, name)[:, :2]  # (L+1, 2)
+    actual = _column(content, "c_pos", 3, name)[:, :2]  # (L+1, 2)
+    if len(desired) != len(actual):
+        raise UserError(
+            f"{name}: robot.des_c_pos has {len(desired)} rows and robot.c_pos {len(actual)}; "
+            "they must be equal: download the file again"
+        )
+    obs = np.concatenate([desired, actual], axis=1)[:-1]  # (L, 4)
+    return Episode(
+        obs.astype(np.float32),
+        np.diff(desired, axis=0).astype(np.float32),
+        None,
+        avoiding_mode(actual),
+    )
+
+
+def _column(content: Any, key: str, width: int, name: str) -> np.ndarray:
+    """`content["robot"][key]` as float64 (rows, width), checked. Raises `UserError`."""
+    robot = content.get("robot") if isinstance(content, dict) else None
+    if not isinstance(robot, dict):
+        found = (
+            f"keys {sorted(map(str, content))[:6]}"
+            if isinstance(content, dict)
+            else type(content).__name__
+        )
+        raise UserError(
+            f"{name}: not a D3IL demonstration; expected a dict with a dict 'robot', found {found}"
+        )
+    if key not in robot:
+        raise UserError(
+            f"{name}: robot.{key} is missing; found {', '.join(sorted(map(str, robot))[:16]) or 'no keys'}"
+        )
+    array = robot[key]
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
+        found = (
+            f"an array of {array.dtype}"
+            if isinstance(array, np.ndarray)
+            else type(array).__name__
+        )
+        raise UserError(
+            f"{name}: robot.{key} must be an array of numbers, found {found}"
+        )
+    if array.ndim != 2 or array.shape[1] != width:
+        raise UserError(
+            f"{name}: robot.{key} has shape {array.shape}, expected (rows, {width}); is this another task's file?"
+        )
+    if len(array) < 2:
+        raise UserError(
+            f"{name}: robot.{key} has {len(array)} row(s), expected at least 2; leave this file out"
+        )
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"{name}: robot.{key} is NaN or infinite in row {bad[0]}; repair the file or leave it out"
+        )
+    return array.astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sources
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Official:
+    """Where a task's files lie below the data root (with or without a leading `d3il/`), and how one of them is read."""
+
+    folder: str
+    parse: Callable[[Any, str], Episode]
+
+
+OFFICIAL = {"avoiding": Official("avoiding/data", _avoiding_episode)}
+
+# Modules with GENERATOR_VERSION, EPISODES and generate(seed, progress) -> list of episodes (obs, actions, mode, context).
+SCRIPTED = {"avoiding": "envs.demonstrators.avoiding"}
+
+
+def identify(
+    task: str, data_root: Path | str | None = None, seed: int = 0
+) -> tuple[str, str]:
+    """(source, identity) of what `load_demonstrations` would give, without generating anything. Raises `UserError`."""
+    root = _data_root(data_root)
+    if root is not None:
+        return "official", _identity(_read(task, root))
+    return "scripted", _scripted_identity(task, _generator(task), seed)
+
+
+def load_demonstrations(
+    task: str,
+    data_root: Path | str | None = None,
+    cache_dir: Path | str | None = None,
+    seed: int = 0,
+    progress: Progress = None,
+) -> Demonstrations:
+    """All demonstrations of a task.
+
+    `data_root` (else `$VDD_DATA_ROOT`) holds the original files; without either the scripted demonstrations of `seed` are
+    generated once and kept under `cache_dir` (else `$VDD_CACHE_DIR`, else `~/.cache/vdd-harness`). `progress(done, total)`
+    is called while they are generated. Raises `UserError` for missing, malformed or refused files.
+    """
+    root = _data_root(data_root)
+    if root is not None:
+        files = _read(task, root)
+        episodes = [
+            OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path))
+            for path, raw in files
+        ]
+        origin = f"D3IL, {OFFICIAL[task].folder}, {len(files)} files"
+        return Demonstrations(
+            task, "official", origin, _identity(files), _digest(episodes), episodes
+        )
+    module = _generator(task)
+    identity = _scripted_identity(task, module, seed)
+    episodes = _scripted(module, identity, _cache_dir(cache_dir), seed, progress)
+    origin = f"scripted demonstrator, version {module.GENERATOR_VERSION}, seed {seed}"
+    return Demonstrations(
+        task, "scripted", origin, identity, _digest(episodes), episodes
+    )
+
+
+def _data_root(data_root: Path | str | None) -> Path | None:
+    root = data_root if data_root is not None else os.environ.get("VDD_DATA_ROOT")
+    return Path(root).expanduser() if root else None
+
+
+def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
+    """The task's files in order of name, with their content."""
+    if task not in OFFICIAL:
+        raise UserError(
+            f"task {task!r} has no loader for original files; those with one: {', '.join(sorted(OFFICIAL))}"
+        )
+    if not root.is_dir():
+        raise UserError(
+            f"data root {root}: no such folder; give an existing one by --data-root or $VDD_DATA_ROOT, "
+            "or neither to use the scripted demonstrations"
+        )
+    folder = OFFICIAL[task].folder
+    places = [root / "d3il" / folder, root / folder]
+    for place in places:
+        if place.is_dir():
+            paths = sorted(place.glob("*.pkl"))
+            if paths:
+                return [(path, safe_pickle.read_bytes(path)) for path in paths]
+            raise UserError(
+                f"{place}: holds no *.pkl files; expected one per demonstration of task {task!r}"
+            )
+    raise UserError(
+        f"data root {root}: nothing for task {task!r}; expected {' or '.join(map(str, places))}. "
+        "Give no data root to use the scripted demonstrations"
+    )
+
+
+def _identity(files: list[tuple[Path, bytes]]) -> str:
+    """SHA-256 over the files' contents in order of name; independent of where they lie and of what they are called."""
+    digest = hashlib.sha256()
+    for _, raw in files:
+        digest.update(hashlib.sha256(raw).digest())
+    return digest.hexdigest()
+
+
+def _digest(episodes: list[Episode]) -> str:
+    """SHA-256 over the episodes' arrays, modes and contexts."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        digest.update(
+            repr((episode.obs.shape, episode.actions.shape, episode.mode)).encode()
+        )
+        for array in (episode.obs, episode.actions):
+            digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+        if episode.context is not None:
+            digest.update(np.ascontiguousarray(episode.context, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scripted demonstrations and their cache
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _generator(task: str) -> Any:
+    if task not in SCRIPTED:
+        known = ", ".join(sorted(SCRIPTED))
+        raise UserError(
+            f"task {task!r} has no scripted demonstrator; those with one: {known}. Give a --data-root"
+        )
+    return importlib.import_module(SCRIPTED[task])
+
+
+def _scripted_identity(task: str, module: Any, seed: int) -> str:
+    return f"scripted/{task}/v{module.GENERATOR_VERSION}/seed{seed}/{module.EPISODES}"
+
+
+def _cache_dir(cache_dir: Path | str | None) -> Path:
+    chosen = (
+        cache_dir
+        or os.environ.get("VDD_CACHE_DIR")
+        or Path.home() / ".cache" / "vdd-harness"
+    )
+    return Path(chosen).expanduser()
+
+
+def _scripted(
+    module: Any, identity: str, cache_dir: Path, seed: int, progress: Progress
+) -> list[Episode]:
+    """From the cache where it holds `identity` undamaged, else generated and cached."""
+    path = cache_dir / "demonstrations" / (identity.replace("/", "-") + ".npz")
+    if path.exists():
+        try:
+            return _read_cache(path)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, it can be made again
+            aside = path.with_suffix(".corrupt")
+            log.warning(
+                "%s: damaged (%s); set aside as %s, generating again",
+                path,
+                error,
+                aside.name,
+            )
+            try:
+                os.replace(path, aside)
+            except OSError:
+                pass  # another process was first, or the folder is read-only: writing says so
+    made = module.generate(seed=seed, progress=progress)
+    if len(made) != module.EPISODES:
+        raise RuntimeError(
+            f"{module.__name__}.generate gave {len(made)} episodes, EPISODES says {module.EPISODES}"
+        )
+    episodes = [
+        Episode(
+            np.asarray(e.obs, dtype=np.float32),
+            np.asarray(e.actions, dtype=np.float32),
+            getattr(e, "context", None),
+            e.mode,
+        )
+        for e in made
+    ]
+    try:
+        _write_cache(path, episodes)
+    except OSError as error:
+        log.warning("%s: demonstrations not cached (%s)", path, error.strerror or error)
+    return episodes
+
+
+def _write_cache(path: Path, episodes: list[Episode]) -> None:
+    """Written under another name, then renamed: readers and other writers never see half a file."""
+    arrays = {
+        "obs": np.concatenate([e.obs for e in episodes]),  # (rows, D)
+        "actions": np.concatenate([e.actions for e in episodes]),  # (rows, A)
+        "lengths": np.array([len(e.obs) for e in episodes]),
+        "modes": np.array([e.mode for e in episodes]),
+        "sha256": np.array(_digest(episodes)),
+    }
+    if episodes[0].context is not None:
+        arrays["contexts"] = np.stack(
+            [np.asarray(e.context, dtype=np.float64) for e in episodes]
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=path.stem, suffix=".tmp"
+    )
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read_cache(path: Path) -> list[Episode]:
+    """Raises whatever NumPy raises for a damaged file, or ValueError when the arrays' SHA-256 differs."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    ends = np.cumsum(arrays["lengths"])[:-1]
+    contexts = arrays.get("contexts", [None] * len(arrays["lengths"]))
+    episodes = [
+        Episode(obs, actions, context, str(mode))
+        for obs, actions, context, mode in zip(
+            np.split(arrays["obs"], ends),
+            np.split(arrays["actions"], ends),
+            contexts,
+            arrays["modes"],
+            strict=True,
+        )
+    ]
+    if _digest(episodes) != str(arrays["sha256"]):
+        raise ValueError("SHA-256 differs")
+    return episodes

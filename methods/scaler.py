@@ -1,0 +1,88 @@
+"""Z-scores of observations and actions, and the bounds of the scaled actions; saved with a method's weights.
+
+As in D3IL: mean and standard deviation per dimension over all training rows, std + 1e-12, bounds = the scaled minimum and
+maximum of the training actions. One difference: a dimension that is constant in the training rows is only centred
+(std 1), since dividing by 1e-12 would turn the smallest deviation met later into an astronomical input.
+
+D = observation width, A = action width.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+
+FIELDS = ("obs_mean", "obs_std", "act_mean", "act_std", "act_low", "act_high")
+
+
+class Scaler(nn.Module):
+    """Buffers, all float32: `obs_mean`, `obs_std` (D,); `act_mean`, `act_std` (A,); `act_low`, `act_high` (A,), scaled."""
+
+    obs_mean: Tensor
+    obs_std: Tensor
+    act_mean: Tensor
+    act_std: Tensor
+    act_low: Tensor
+    act_high: Tensor
+
+    def __init__(self, obs_mean, obs_std, act_mean, act_std, act_low, act_high) -> None:
+        super().__init__()
+        for name, value in zip(
+            FIELDS,
+            (obs_mean, obs_std, act_mean, act_std, act_low, act_high),
+            strict=True,
+        ):
+            self.register_buffer(
+                name, torch.as_tensor(value, dtype=torch.float32).clone()
+            )
+
+    @classmethod
+    def fit(cls, obs: np.ndarray, act: np.ndarray) -> "Scaler":
+        """From all training rows, unscaled: `obs` (N, D), `act` (N, A)."""
+        obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
+        if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
+            raise UserError(
+                f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}"
+            )
+        obs_mean, obs_std = _mean_std(obs)
+        act_mean, act_std = _mean_std(act)
+        scaled = (act - act_mean) / act_std  # (N, A)
+        return cls(
+            obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0)
+        )
+
+    @classmethod
+    def identity(
+        cls, obs_dim: int, act_dim: int, bound: float = float("inf")
+    ) -> "Scaler":
+        """Leaves everything as it is; scaled actions within ± `bound`."""
+        obs, act = torch.zeros(obs_dim), torch.zeros(act_dim)
+        return cls(obs, obs + 1, act, act + 1, act - bound, act + bound)
+
+    def scale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
+        return (obs - self.obs_mean) / self.obs_std
+
+    def unscale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
+        return obs * self.obs_std + self.obs_mean
+
+    def scale_act(self, act: Tensor) -> Tensor:  # (..., A)
+        return (act - self.act_mean) / self.act_std
+
+    def unscale_act(self, act: Tensor) -> Tensor:  # (..., A)
+        return act * self.act_std + self.act_mean
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """For JSON; `from_dict` gives the same float32 numbers back."""
+        return {name: getattr(self, name).tolist() for name in FIELDS}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, list[float]]) -> "Scaler":
+        return cls(**values)
+
+
+def _mean_std(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per column of (N, K). A column is constant when its spread is below float32's resolution of its values."""
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    constant = std <= 1e-6 * np.abs(rows).max(axis=0)
+    return mean, np.where(constant, 1.0, std + 1e-12)
