@@ -1,0 +1,132 @@
+"""A cell's metrics: pure functions of its episodes, so that they can be computed again from a record at any time.
+
+Behaviour entropy: Eq. 40 of the VDD paper, sum over behaviours of -p log p / log |B|, computed as the original evaluation
+code does (D3IL, one variant per task family):
+
+    pooled            one distribution over all successful rollouts (Avoiding)
+    per_context_zero  one per context, averaged; contexts without any success stay in the mean with 0 (Aligning, Pushing)
+    per_context_drop  one per context, averaged over the contexts with a success (Sorting, Stacking)
+
+Differences from the original: without any success the entropy is 0.0, where the original divides 0 by 0.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UserError
+
+METRIC_VERSION = 1  # part of what makes a finished record valid: raise it when a number below changes
+KEYS = ("context", "success", "mode", "length", "return")
+
+
+def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, float]:
+    """`{"success", "entropy", "length", "return"}`: success rate and entropy in [0, 1], mean steps, mean return.
+
+    `task_block` gives `modes` (|B|) and `entropy` (a variant above); `episodes` one list per key of `KEYS`, one entry per
+    rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant that does not exist, for
+    lists of different lengths and for no rollouts at all.
+    """
+    missing = [key for key in KEYS if key not in episodes]
+    if missing:
+        raise UserError(
+            f"metrics: the episodes lack {', '.join(missing)}; expected {', '.join(KEYS)}"
+        )
+    counts = {key: len(episodes[key]) for key in KEYS}
+    if len(set(counts.values())) != 1 or not counts["success"]:
+        raise UserError(
+            f"metrics: every list must have one entry per rollout and at least one; got {counts}"
+        )
+    success = np.asarray(episodes["success"], dtype=bool)  # (rollouts,)
+    return {
+        "success": float(success.mean()),
+        "entropy": behaviour_entropy(
+            task_block["entropy"],
+            success.tolist(),
+            episodes["mode"],
+            episodes["context"],
+            task_block["modes"],
+        ),
+        "length": float(np.mean(episodes["length"])),
+        "return": float(np.mean(episodes["return"])),
+    }
+
+
+def behaviour_entropy(
+    variant: str,
+    success: Iterable[bool],
+    mode: Iterable[Hashable],
+    context: Iterable[Hashable],
+    modes: int,
+) -> float:
+    """Entropy of the successful rollouts' behaviours to the base `modes`.
+
+    Behaviours are keys: two rollouts show the same one when their keys are equal. A success whose behaviour is incomplete
+    (key "") counts as a behaviour of its own, as in the original, which only counts distinct encodings.
+    """
+    if variant not in VARIANTS:
+        raise UserError(
+            f"metrics: unknown entropy {variant!r}; possible: {', '.join(VARIANTS)}"
+        )
+    if modes < 2:
+        raise UserError(f"metrics: an entropy needs at least 2 modes, got {modes}")
+    rollouts = [
+        (_key(c), bool(s), m) for s, m, c in zip(success, mode, context, strict=True)
+    ]
+    return VARIANTS[variant](rollouts, modes)
+
+
+Rollout = tuple[Hashable, bool, Hashable]  # context, success, mode
+
+
+def _pooled(rollouts: list[Rollout], modes: int) -> float:
+    return _entropy((m for _, s, m in rollouts if s), modes)
+
+
+def _per_context_zero(rollouts: list[Rollout], modes: int) -> float:
+    return float(np.mean(list(_by_context(rollouts, modes).values())))
+
+
+def _per_context_drop(rollouts: list[Rollout], modes: int) -> float:
+    solved = {c for c, s, _ in rollouts if s}
+    values = [value for c, value in _by_context(rollouts, modes).items() if c in solved]
+    return float(np.mean(values)) if values else 0.0
+
+
+VARIANTS: dict[str, Callable[[list[Rollout], int], float]] = {
+    "pooled": _pooled,
+    "per_context_zero": _per_context_zero,
+    "per_context_drop": _per_context_drop,
+}
+
+
+def _by_context(rollouts: list[Rollout], modes: int) -> dict[Hashable, float]:
+    """Entropy of every context that was tried, in order of first appearance."""
+    shown: dict[Hashable, list[Hashable]] = {}
+    for context, success, mode in rollouts:
+        shown.setdefault(context, [])
+        if success:
+            shown[context].append(mode)
+    return {context: _entropy(keys, modes) for context, keys in shown.items()}
+
+
+def _entropy(keys: Iterable[Hashable], modes: int) -> float:
+    """-sum p log p / log(modes) over the frequencies p of the keys; 0.0 for none."""
+    counts = np.array(
+        sorted(Counter(keys).values()), dtype=np.float64
+    )  # sorted: the sum does not depend on the order
+    if len(counts) <= 1:
+        return 0.0
+    p = counts / counts.sum()
+    return float(-(p * np.log(p)).sum() / np.log(modes))
+
+
+def _key(context: Any) -> Hashable:
+    """Contexts come back from JSON as lists; as keys they must be tuples."""
+    return (
+        tuple(_key(item) for item in context)
+        if isinstance(context, list | tuple)
+        else context
+    )
