@@ -1,0 +1,1 @@
+"""The benchmark harness: command line, plan, cells, records and tables."""
