@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Episode:
     """One demonstration: `obs` (L, D) float32, `actions` (L, A) float32, both unscaled; `mode` = its behaviour as a key."""
 
@@ -36,7 +36,7 @@ class Episode:
     mode: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Demonstrations:
     """A task's episodes and where they come from.
 
@@ -108,41 +108,23 @@ def _column(content: Any, key: str, width: int, name: str) -> np.ndarray:
     """`content["robot"][key]` as float64 (rows, width), checked. Raises `UserError`."""
     robot = content.get("robot") if isinstance(content, dict) else None
     if not isinstance(robot, dict):
-        found = (
-            f"keys {sorted(map(str, content))[:6]}"
-            if isinstance(content, dict)
-            else type(content).__name__
-        )
-        raise UserError(
-            f"{name}: not a D3IL demonstration; expected a dict with a dict 'robot', found {found}"
-        )
+        found = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{name}: not a D3IL demonstration; expected a dict with a dict 'robot', found {found}")
     if key not in robot:
-        raise UserError(
-            f"{name}: robot.{key} is missing; found {', '.join(sorted(map(str, robot))[:16]) or 'no keys'}"
-        )
+        raise UserError(f"{name}: robot.{key} is missing; found {', '.join(sorted(map(str, robot))[:16]) or 'no keys'}")
     array = robot[key]
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        found = (
-            f"an array of {array.dtype}"
-            if isinstance(array, np.ndarray)
-            else type(array).__name__
-        )
-        raise UserError(
-            f"{name}: robot.{key} must be an array of numbers, found {found}"
-        )
+        found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise UserError(f"{name}: robot.{key} must be an array of numbers, found {found}")
     if array.ndim != 2 or array.shape[1] != width:
         raise UserError(
             f"{name}: robot.{key} has shape {array.shape}, expected (rows, {width}); is this another task's file?"
         )
     if len(array) < 2:
-        raise UserError(
-            f"{name}: robot.{key} has {len(array)} row(s), expected at least 2; leave this file out"
-        )
+        raise UserError(f"{name}: robot.{key} has {len(array)} row(s), expected at least 2; leave this file out")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
-        raise UserError(
-            f"{name}: robot.{key} is NaN or infinite in row {bad[0]}; repair the file or leave it out"
-        )
+        raise UserError(f"{name}: robot.{key} is NaN or infinite in row {bad[0]}; repair the file or leave it out")
     return array.astype(np.float64)
 
 
@@ -165,9 +147,7 @@ OFFICIAL = {"avoiding": Official("avoiding/data", _avoiding_episode)}
 SCRIPTED = {"avoiding": "envs.demonstrators.avoiding"}
 
 
-def identify(
-    task: str, data_root: Path | str | None = None, seed: int = 0
-) -> tuple[str, str]:
+def identify(task: str, data_root: Path | str | None = None, seed: int = 0) -> tuple[str, str]:
     """(source, identity) of what `load_demonstrations` would give, without generating anything. Raises `UserError`."""
     root = _data_root(data_root)
     if root is not None:
@@ -191,21 +171,14 @@ def load_demonstrations(
     root = _data_root(data_root)
     if root is not None:
         files = _read(task, root)
-        episodes = [
-            OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path))
-            for path, raw in files
-        ]
+        episodes = [OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
         origin = f"D3IL, {OFFICIAL[task].folder}, {len(files)} files"
-        return Demonstrations(
-            task, "official", origin, _identity(files), _digest(episodes), episodes
-        )
+        return Demonstrations(task, "official", origin, _identity(files), _digest(episodes), episodes)
     module = _generator(task)
     identity = _scripted_identity(task, module, seed)
     episodes = _scripted(module, identity, _cache_dir(cache_dir), seed, progress)
     origin = f"scripted demonstrator, version {module.GENERATOR_VERSION}, seed {seed}"
-    return Demonstrations(
-        task, "scripted", origin, identity, _digest(episodes), episodes
-    )
+    return Demonstrations(task, "scripted", origin, identity, _digest(episodes), episodes)
 
 
 def _data_root(data_root: Path | str | None) -> Path | None:
@@ -231,9 +204,7 @@ def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
             paths = sorted(place.glob("*.pkl"))
             if paths:
                 return [(path, safe_pickle.read_bytes(path)) for path in paths]
-            raise UserError(
-                f"{place}: holds no *.pkl files; expected one per demonstration of task {task!r}"
-            )
+            raise UserError(f"{place}: holds no *.pkl files; expected one per demonstration of task {task!r}")
     raise UserError(
         f"data root {root}: nothing for task {task!r}; expected {' or '.join(map(str, places))}. "
         "Give no data root to use the scripted demonstrations"
@@ -252,9 +223,7 @@ def _digest(episodes: list[Episode]) -> str:
     """SHA-256 over the episodes' arrays, modes and contexts."""
     digest = hashlib.sha256()
     for episode in episodes:
-        digest.update(
-            repr((episode.obs.shape, episode.actions.shape, episode.mode)).encode()
-        )
+        digest.update(repr((episode.obs.shape, episode.actions.shape, episode.mode)).encode())
         for array in (episode.obs, episode.actions):
             digest.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
         if episode.context is not None:
@@ -270,9 +239,7 @@ def _digest(episodes: list[Episode]) -> str:
 def _generator(task: str) -> Any:
     if task not in SCRIPTED:
         known = ", ".join(sorted(SCRIPTED))
-        raise UserError(
-            f"task {task!r} has no scripted demonstrator; those with one: {known}. Give a --data-root"
-        )
+        raise UserError(f"task {task!r} has no scripted demonstrator; those with one: {known}. Give a --data-root")
     return importlib.import_module(SCRIPTED[task])
 
 
@@ -281,17 +248,11 @@ def _scripted_identity(task: str, module: Any, seed: int) -> str:
 
 
 def _cache_dir(cache_dir: Path | str | None) -> Path:
-    chosen = (
-        cache_dir
-        or os.environ.get("VDD_CACHE_DIR")
-        or Path.home() / ".cache" / "vdd-harness"
-    )
+    chosen = cache_dir or os.environ.get("VDD_CACHE_DIR") or Path.home() / ".cache" / "vdd-harness"
     return Path(chosen).expanduser()
 
 
-def _scripted(
-    module: Any, identity: str, cache_dir: Path, seed: int, progress: Progress
-) -> list[Episode]:
+def _scripted(module: Any, identity: str, cache_dir: Path, seed: int, progress: Progress) -> list[Episode]:
     """From the cache where it holds `identity` undamaged, else generated and cached."""
     path = cache_dir / "demonstrations" / (identity.replace("/", "-") + ".npz")
     if path.exists():
@@ -311,9 +272,7 @@ def _scripted(
                 pass  # another process was first, or the folder is read-only: writing says so
     made = module.generate(seed=seed, progress=progress)
     if len(made) != module.EPISODES:
-        raise RuntimeError(
-            f"{module.__name__}.generate gave {len(made)} episodes, EPISODES says {module.EPISODES}"
-        )
+        raise RuntimeError(f"{module.__name__}.generate gave {len(made)} episodes, EPISODES says {module.EPISODES}")
     episodes = [
         Episode(
             np.asarray(e.obs, dtype=np.float32),
@@ -340,13 +299,9 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
         "sha256": np.array(_digest(episodes)),
     }
     if episodes[0].context is not None:
-        arrays["contexts"] = np.stack(
-            [np.asarray(e.context, dtype=np.float64) for e in episodes]
-        )
+        arrays["contexts"] = np.stack([np.asarray(e.context, dtype=np.float64) for e in episodes])
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=path.stem, suffix=".tmp"
-    )
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez_compressed(file, **arrays)

@@ -1,0 +1,141 @@
+"""From demonstrations to windows: split, scaler, and every run of consecutive rows."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from envs.datasets import Demonstrations, Episode
+from harness.errors import UserError
+from harness.windows import fit_scaler, make_windows, split
+from methods.scaler import FIELDS, Scaler
+
+
+def demonstrations(lengths, modes=None, seed=0):
+    rng = np.random.default_rng(seed)
+    episodes = [
+        Episode(
+            rng.normal(3.0, 2.0, size=(n, 4)).astype(np.float32),
+            rng.normal(-1.0, 0.5, size=(n, 2)).astype(np.float32),
+            None,
+            modes[i] if modes else "m",
+        )
+        for i, n in enumerate(lengths)
+    ]
+    return Demonstrations("avoiding", "scripted", "test", "id", "digest", episodes)
+
+
+def test_windows_equal_a_plain_loop():
+    demos = demonstrations([5, 9, 7])
+    scaler = fit_scaler(demos)
+    got = make_windows(demos, 5, scaler)
+    obs, actions = [], []
+    for episode in demos.episodes:
+        for start in range(len(episode.obs) - 4):
+            obs.append(scaler.scale_obs(torch.tensor(episode.obs[start : start + 5])))
+            actions.append(scaler.scale_act(torch.tensor(episode.actions[start : start + 5])))
+    assert len(got) == 1 + 5 + 3
+    assert (got.obs.shape, got.actions.shape, got.goal) == ((9, 5, 4), (9, 5, 2), None)
+    assert got.obs.dtype == got.actions.dtype == torch.float32
+    assert torch.equal(got.obs, torch.stack(obs))
+    assert torch.equal(got.actions, torch.stack(actions))
+
+
+def test_a_window_of_one_is_every_row():
+    demos = demonstrations([3, 4])
+    got = make_windows(demos, 1, Scaler.identity(4, 2))
+    np.testing.assert_array_equal(got.obs[:, 0].numpy(), np.concatenate([e.obs for e in demos.episodes]))
+
+
+def test_batch_takes_rows():
+    windows = make_windows(demonstrations([9]), 5, Scaler.identity(4, 2))
+    batch = windows.batch(torch.tensor([3, 0, 3]))
+    assert torch.equal(batch.obs, windows.obs[[3, 0, 3]])
+    assert torch.equal(batch.actions, windows.actions[[3, 0, 3]])
+    assert batch.goal is None
+
+
+def test_windows_refuse_short_episodes_and_nothing():
+    with pytest.raises(UserError, match="episode 1 has 4 rows, fewer than the window of 5"):
+        make_windows(demonstrations([5, 4]), 5, Scaler.identity(4, 2))
+    with pytest.raises(UserError, match="window"):
+        make_windows(demonstrations([]), 5, Scaler.identity(4, 2))
+    with pytest.raises(UserError, match="window"):
+        make_windows(demonstrations([5]), 0, Scaler.identity(4, 2))
+
+
+MODES = [f"{i:02d}" for i in range(24) for _ in range(4)]
+
+
+def test_split_is_by_trajectory_and_stratified():
+    demos = demonstrations([6] * 96, MODES)
+    train, val = split(demos, seed=0)
+    assert (len(train.episodes), len(val.episodes)) == (91, 5)
+    assert len({e.mode for e in val.episodes}) == 5
+    assert {id(e) for e in train.episodes} | {id(e) for e in val.episodes} == {id(e) for e in demos.episodes}
+    assert (train.identity, val.identity, train.sha256) == ("id", "id", "digest")
+    _, third = split(demos, seed=0, fraction=0.3)  # 29 episodes over 24 modes
+    assert Counter(Counter(e.mode for e in third.episodes).values()) == {1: 19, 2: 5}
+
+
+def test_split_depends_on_the_seed_alone():
+    demos = demonstrations([6] * 96, MODES)
+    held = [[demos.episodes.index(e) for e in split(demos, seed=s)[1].episodes] for s in (0, 0, 1)]
+    assert held[0] == held[1] != held[2]
+
+
+def test_split_keeps_at_least_one_on_either_side():
+    for count in (2, 3):
+        train, val = split(demonstrations([6] * count), seed=0)
+        assert (len(train.episodes), len(val.episodes)) == (count - 1, 1)
+    with pytest.raises(UserError, match="two episodes"):
+        split(demonstrations([6]), seed=0)
+    with pytest.raises(UserError, match="fraction"):
+        split(demonstrations([6] * 9), seed=0, fraction=1.0)
+
+
+def test_scaler_gives_unit_scores_and_bounds():
+    demos = demonstrations([50, 60])
+    scaler = fit_scaler(demos)
+    obs = torch.tensor(np.concatenate([e.obs for e in demos.episodes]))
+    act = torch.tensor(np.concatenate([e.actions for e in demos.episodes]))
+    scaled_obs, scaled_act = scaler.scale_obs(obs), scaler.scale_act(act)
+    for scaled in (scaled_obs, scaled_act):
+        torch.testing.assert_close(scaled.mean(0), torch.zeros(scaled.shape[1]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(scaled.std(0, correction=0), torch.ones(scaled.shape[1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled_act.min(0).values, scaler.act_low)
+    torch.testing.assert_close(scaled_act.max(0).values, scaler.act_high)
+    torch.testing.assert_close(scaler.unscale_obs(scaled_obs), obs)
+    torch.testing.assert_close(scaler.unscale_act(scaled_act), act)
+
+
+def test_scaler_only_centres_constant_dimensions():
+    obs = np.stack([np.full(20, 0.1), np.zeros(20), np.linspace(0, 1e-3, 20)], axis=1).astype(np.float32)
+    scaler = Scaler.fit(obs, obs)
+    scaled = scaler.scale_obs(torch.tensor(obs))
+    assert torch.isfinite(scaled).all()
+    torch.testing.assert_close(scaled[:, :2], torch.zeros(20, 2), atol=1e-6, rtol=0)
+    assert scaled[:, 2].std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    assert scaler.scale_obs(torch.tensor([0.2, 0.1, 0.0]))[:2].abs().max() < 1.0
+
+
+def test_scaler_survives_json_and_state_dict_exactly():
+    scaler = fit_scaler(demonstrations([30]))
+    copy = Scaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
+    loaded = Scaler.identity(4, 2)
+    loaded.load_state_dict(scaler.state_dict())
+    assert list(scaler.state_dict()) == list(FIELDS)
+    for name in FIELDS:
+        assert torch.equal(getattr(copy, name), getattr(scaler, name))
+        assert torch.equal(getattr(loaded, name), getattr(scaler, name))
+
+
+def test_scaler_refuses_unusable_rows():
+    with pytest.raises(UserError, match="equal N"):
+        Scaler.fit(np.zeros((3, 4)), np.zeros((2, 2)))
+    with pytest.raises(UserError, match="equal N"):
+        Scaler.fit(np.zeros((0, 4)), np.zeros((0, 2)))
+    with pytest.raises(UserError, match="no episodes"):
+        fit_scaler(demonstrations([]))
