@@ -1,12 +1,13 @@
 """Demonstrations in one in-memory form, from the original benchmark's files or from the scripted demonstrators.
 
-Format of the original files: one pickle per demonstration, read by `envs.safe_pickle`. Which rows become observations and
-actions follows the original data set classes (D3IL, Jia et al. 2024): observation = every row but the last, action = the
-difference between consecutive rows of the desired position. Units: metres.
+Format of the original files: one pickle per demonstration, read by `envs.safe_pickle`. Which rows become observations
+and actions follows the original data set classes (D3IL, Jia et al. 2024): observation = every row but the last,
+action = the difference between consecutive rows of the desired position. Units: metres.
 
 A task's demonstrations need one entry in `OFFICIAL` (folder and parser) and one in `SCRIPTED` (generator module).
 """
 
+import contextlib
 import hashlib
 import importlib
 import logging
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None] | None
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One demonstration: `obs` (L, D) float32, `actions` (L, A) float32, both unscaled; `mode` = its behaviour as a key."""
+    """One demonstration: `obs` (L, D) and `actions` (L, A), float32 and unscaled; `mode` = its behaviour as a key."""
 
     obs: np.ndarray
     actions: np.ndarray
@@ -40,8 +41,8 @@ class Episode:
 class Demonstrations:
     """A task's episodes and where they come from.
 
-    `source` is "official" or "scripted"; `origin` says it in words; `identity` decides whether a cached result or a shipped
-    teacher matches; `sha256` is over the loaded arrays.
+    `source` is "official" or "scripted"; `origin` says it in words; `identity` decides whether a cached result or a
+    shipped teacher matches; `sha256` is over the loaded arrays.
     """
 
     task: str
@@ -96,12 +97,7 @@ def _avoiding_episode(content: Any, name: str) -> Episode:
             "they must be equal: download the file again"
         )
     obs = np.concatenate([desired, actual], axis=1)[:-1]  # (L, 4)
-    return Episode(
-        obs.astype(np.float32),
-        np.diff(desired, axis=0).astype(np.float32),
-        None,
-        avoiding_mode(actual),
-    )
+    return Episode(obs.astype(np.float32), np.diff(desired, axis=0).astype(np.float32), None, avoiding_mode(actual))
 
 
 def _column(content: Any, key: str, width: int, name: str) -> np.ndarray:
@@ -143,7 +139,7 @@ class Official:
 
 OFFICIAL = {"avoiding": Official("avoiding/data", _avoiding_episode)}
 
-# Modules with GENERATOR_VERSION, EPISODES and generate(seed, progress) -> list of episodes (obs, actions, mode, context).
+# Modules with GENERATOR_VERSION, EPISODES and generate(seed, progress) -> list of episodes (obs, actions, mode).
 SCRIPTED = {"avoiding": "envs.demonstrators.avoiding"}
 
 
@@ -164,9 +160,9 @@ def load_demonstrations(
 ) -> Demonstrations:
     """All demonstrations of a task.
 
-    `data_root` (else `$VDD_DATA_ROOT`) holds the original files; without either the scripted demonstrations of `seed` are
-    generated once and kept under `cache_dir` (else `$VDD_CACHE_DIR`, else `~/.cache/vdd-harness`). `progress(done, total)`
-    is called while they are generated. Raises `UserError` for missing, malformed or refused files.
+    `data_root` (else `$VDD_DATA_ROOT`) holds the original files; without either the scripted demonstrations of `seed`
+    are generated once and kept under `cache_dir` (else `$VDD_CACHE_DIR`, else `~/.cache/vdd-harness`), and
+    `progress(done, total)` is called meanwhile. Raises `UserError` for missing, malformed or refused files.
     """
     root = _data_root(data_root)
     if root is not None:
@@ -258,18 +254,11 @@ def _scripted(module: Any, identity: str, cache_dir: Path, seed: int, progress: 
     if path.exists():
         try:
             return _read_cache(path)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with the file, it can be made again
+        except Exception as error:  # whatever is wrong with the file, it can be made again
             aside = path.with_suffix(".corrupt")
-            log.warning(
-                "%s: damaged (%s); set aside as %s, generating again",
-                path,
-                error,
-                aside.name,
-            )
-            try:
-                os.replace(path, aside)
-            except OSError:
-                pass  # another process was first, or the folder is read-only: writing says so
+            log.warning("%s: damaged (%s); set aside as %s, generating again", path, error, aside.name)
+            with contextlib.suppress(OSError):
+                os.replace(path, aside)  # fails if another process was first; a read-only folder is reported below
     made = module.generate(seed=seed, progress=progress)
     if len(made) != module.EPISODES:
         raise RuntimeError(f"{module.__name__}.generate gave {len(made)} episodes, EPISODES says {module.EPISODES}")
@@ -322,11 +311,7 @@ def _read_cache(path: Path) -> list[Episode]:
     episodes = [
         Episode(obs, actions, context, str(mode))
         for obs, actions, context, mode in zip(
-            np.split(arrays["obs"], ends),
-            np.split(arrays["actions"], ends),
-            contexts,
-            arrays["modes"],
-            strict=True,
+            np.split(arrays["obs"], ends), np.split(arrays["actions"], ends), contexts, arrays["modes"], strict=True
         )
     ]
     if _digest(episodes) != str(arrays["sha256"]):

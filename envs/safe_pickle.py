@@ -1,12 +1,13 @@
 """Reads downloaded pickles without trusting them.
 
-A pickle is a program: its `GLOBAL` and `REDUCE` instructions import and call whatever they name. This reader admits exactly
-the names that NumPy writes for arrays, data types and scalars (NumPy 1 and 2), and even those resolve to the stand-ins below
-instead of NumPy's own functions: a stand-in records its arguments, calls nothing, and is turned into an array after the
-whole file has been read and every size checked. Everything else must be a plain value: None, bool, int, float, complex,
-str, bytes, list, tuple, dict, set. Any other name is refused by a `UserError` that gives the file and the name.
+A pickle is a program: its `GLOBAL` and `REDUCE` instructions import and call whatever they name. This reader admits
+exactly the names that NumPy writes for arrays, data types and scalars (NumPy 1 and 2), and even those resolve to the
+stand-ins below instead of NumPy's own functions: a stand-in records its arguments, calls nothing, and is turned into an
+array after the whole file has been read and every size checked. Everything else must be a plain value: None, bool, int,
+float, str, bytes, list, tuple, dict, set. Any other name is refused by a `UserError` that gives the file and the name.
 
-Differences from `pickle.load`: no structured, date or sub-array data types; no cyclic values; sizes are limited (below).
+Differences from `pickle.load`: no structured, date or sub-array data types; no cyclic values; no protocol below 3 for
+arrays (those route their bytes through `_codecs`); sizes are limited (below).
 """
 
 import io
@@ -22,12 +23,8 @@ import numpy as np
 from harness.errors import UserError
 
 MAX_FILE_BYTES = 256 * 2**20  # a demonstration of the largest state task is below 1 MiB
-MAX_ARRAY_BYTES = (
-    1024 * 2**20
-)  # all arrays of one file together: one buffer may be referred to many times
-MAX_TUPLES = (
-    20_000  # hashing nested tuples recurses on the C stack, so their number is bounded
-)
+MAX_ARRAY_BYTES = 1024 * 2**20  # all arrays of one file together: one buffer may be referred to many times
+MAX_TUPLES = 20_000  # hashing nested tuples recurses on the C stack, so their number is bounded
 MAX_DEPTH = 64  # nesting of containers
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -64,20 +61,9 @@ class _Dtype:
         self.dtype = np.dtype("O" if "O" in code else code)
 
     def __setstate__(self, state: Any) -> None:
-        ok = (
-            isinstance(state, tuple)
-            and len(state) >= 5
-            and state[0] in (3, 4)
-            and state[1] in ("<", ">", "|", "=")
-        )
-        if (
-            not ok
-            or state[2:5] != (None, None, None)
-            or (len(state) > 8 and state[8] is not None)
-        ):
-            raise _Refused(
-                "it holds a structured data type; only plain numbers, text and objects are read"
-            )
+        ok = isinstance(state, tuple) and len(state) >= 5 and state[0] in (3, 4) and state[1] in ("<", ">", "|", "=")
+        if not ok or state[2:5] != (None, None, None) or (len(state) > 8 and state[8] is not None):
+            raise _Refused("it holds a structured data type; only plain numbers, text and objects are read")
         if state[1] in ("<", ">"):
             self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -95,20 +81,9 @@ class _Array:
     __slots__ = ("dtype", "fortran", "raw", "scalar", "shape")
 
     def __init__(
-        self,
-        shape: Any = (0,),
-        dtype: Any = None,
-        fortran: Any = False,
-        raw: Any = None,
-        scalar: bool = False,
+        self, shape: Any = (0,), dtype: Any = None, fortran: Any = False, raw: Any = None, scalar: bool = False
     ):
-        self.shape, self.dtype, self.fortran, self.raw, self.scalar = (
-            shape,
-            dtype,
-            bool(fortran),
-            raw,
-            scalar,
-        )
+        self.shape, self.dtype, self.fortran, self.raw, self.scalar = (shape, dtype, bool(fortran), raw, scalar)
 
     def __setstate__(self, state: Any) -> None:
         if self.scalar or not isinstance(state, tuple) or len(state) != 5:
@@ -121,11 +96,7 @@ class _Array:
         if not isinstance(self.dtype, _Dtype):
             raise _Refused("an array's data type is malformed")
         shape = self.shape
-        if (
-            not isinstance(shape, tuple)
-            or len(shape) > 32
-            or not all(type(n) is int and 0 <= n < 2**40 for n in shape)
-        ):
+        if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
             raise _Refused("an array's shape is malformed")
         return math.prod(shape)
 
@@ -136,9 +107,7 @@ class _Reconstruct(_Inert):
     def __call__(self, subtype: Any, shape: Any, code: Any) -> _Array:
         if not isinstance(subtype, _NdarrayType):
             raise _Refused("it rebuilds an array of a class other than numpy.ndarray")
-        return (
-            _Array()
-        )  # shape and code are placeholders here; the array's state follows
+        return _Array()  # shape and code are placeholders here; the array's state follows
 
 
 class _Scalar(_Inert):
@@ -151,17 +120,10 @@ class _Scalar(_Inert):
 class _FromBuffer(_Inert):
     __slots__ = ()
 
-    def __call__(
-        self, raw: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None
-    ) -> _Array:
+    def __call__(self, raw: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> _Array:
         if axis_order is not None or order not in ("C", "F"):
             raise _Refused("an array's memory order is malformed")
-        return _Array(
-            shape,
-            dtype,
-            order == "F",
-            bytes(raw) if isinstance(raw, bytearray) else raw,
-        )
+        return _Array(shape, dtype, order == "F", bytes(raw) if isinstance(raw, bytearray) else raw)
 
 
 # The whole list of what a file may name, exact pairs of (module, name).
@@ -196,12 +158,8 @@ def _scan(content: bytes) -> None:
     for opcode, argument, position in pickletools.genops(content):
         count, end, name = count + 1, position, opcode.name
         if name.startswith("EXT"):
-            raise _Refused(
-                "it uses the process's extension registry; nothing was executed"
-            )
-        if (
-            name.endswith("PUT") and argument > count
-        ):  # the memo is an array as long as the highest index
+            raise _Refused("it uses the process's extension registry; nothing was executed")
+        if name.endswith("PUT") and argument > count:  # the memo is an array as long as the highest index
             raise _Refused("its memo indices are malformed")
         tuples += name.startswith("TUPLE")
     if tuples > MAX_TUPLES:
@@ -233,18 +191,13 @@ class _Builder:
         elif isinstance(value, list | tuple | set | frozenset):
             result = type(value)([self.build(item, depth + 1) for item in value])
         elif isinstance(value, dict):
-            result = {
-                self.build(k, depth + 1): self.build(v, depth + 1)
-                for k, v in value.items()
-            }
+            result = {self.build(k, depth + 1): self.build(v, depth + 1) for k, v in value.items()}
         elif isinstance(value, _Array):
             result = self._array(value, depth)
         else:
             raise _Refused("it holds a bare NumPy function, class or data type")
         self.open.remove(id(value))
-        self.done[id(value)] = (
-            result  # `value` stays alive through the root, so its id is not reused
-        )
+        self.done[id(value)] = result  # `value` stays alive through the root, so its id is not reused
         return result
 
     def _array(self, value: _Array, depth: int) -> Any:
@@ -253,12 +206,8 @@ class _Builder:
         self.array_bytes += max(count * dtype.itemsize, 1)
         if self.array_bytes > MAX_ARRAY_BYTES:
             raise _Refused(f"its arrays hold more than {MAX_ARRAY_BYTES // 2**20} MiB")
-        if dtype == object:
-            if (
-                value.scalar
-                or not isinstance(value.raw, list)
-                or len(value.raw) != count
-            ):
+        if dtype.kind == "O":
+            if value.scalar or not isinstance(value.raw, list) or len(value.raw) != count:
                 raise _Refused("an array's content does not match its shape")
             array = np.empty(count, dtype=object)
             for i, item in enumerate(value.raw):
@@ -266,20 +215,20 @@ class _Builder:
             return array.reshape(value.shape, order=order)
         if not isinstance(value.raw, bytes) or len(value.raw) != count * dtype.itemsize:
             raise _Refused("an array's content does not match its shape")
-        if dtype == bool and value.raw.strip(b"\0\1"):
+        if dtype.kind == "b" and value.raw.strip(b"\0\1"):
             raise _Refused("a boolean array holds other values")
         array = np.ndarray(value.shape, dtype, value.raw, order=order)
         return array[()] if value.scalar else array.copy(order="K")
 
 
 def loads(content: bytes, name: str) -> Any:
-    """The value in a pickle's bytes. `name` stands for the file in messages. Raises `UserError`, and executes nothing."""
+    """The value in a pickle's bytes, executing nothing. `name` stands for the file in messages. Raises `UserError`."""
     try:
         _scan(content)
         return _Builder().build(_Unpickler(io.BytesIO(content)).load())
     except _Refused as refusal:
         raise UserError(f"{name}: refused, {refusal}") from None
-    except Exception as error:  # noqa: BLE001 - a malformed pickle can raise almost anything
+    except Exception as error:  # a malformed pickle can raise almost anything
         detail = " ".join(str(error).split())[:120]
         raise UserError(
             f"{name}: not a readable pickle, perhaps truncated ({type(error).__name__}: {detail}); download it again"
@@ -287,7 +236,7 @@ def loads(content: bytes, name: str) -> Any:
 
 
 def load(path: Path | str) -> Any:
-    """The value in the pickle file at `path`. Raises `UserError` for a file that is unreadable, too large or refused."""
+    """The value in the pickle file at `path`. Raises `UserError` when it is unreadable, too large or refused."""
     return loads(read_bytes(path), str(path))
 
 
@@ -296,9 +245,7 @@ def read_bytes(path: Path | str) -> bytes:
     try:
         size = Path(path).stat().st_size
         if size > MAX_FILE_BYTES:
-            raise UserError(
-                f"{path}: {size} bytes, more than the {MAX_FILE_BYTES} that a demonstration file may have"
-            )
+            raise UserError(f"{path}: {size} bytes, more than the {MAX_FILE_BYTES} that a demonstration file may have")
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

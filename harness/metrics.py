@@ -1,10 +1,10 @@
 """A cell's metrics: pure functions of its episodes, so that they can be computed again from a record at any time.
 
-Behaviour entropy: Eq. 40 of the VDD paper, sum over behaviours of -p log p / log |B|, computed as the original evaluation
-code does (D3IL, one variant per task family):
+Behaviour entropy: Eq. 40 of the VDD paper, sum over behaviours of -p log p / log |B|, computed as the original
+evaluation code does (D3IL, one variant per task family):
 
     pooled            one distribution over all successful rollouts (Avoiding)
-    per_context_zero  one per context, averaged; contexts without any success stay in the mean with 0 (Aligning, Pushing)
+    per_context_zero  one per context, averaged; a context without any success counts as 0 (Aligning, Pushing)
     per_context_drop  one per context, averaged over the contexts with a success (Sorting, Stacking)
 
 Differences from the original: without any success the entropy is 0.0, where the original divides 0 by 0.
@@ -25,29 +25,21 @@ KEYS = ("context", "success", "mode", "length", "return")
 def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, float]:
     """`{"success", "entropy", "length", "return"}`: success rate and entropy in [0, 1], mean steps, mean return.
 
-    `task_block` gives `modes` (|B|) and `entropy` (a variant above); `episodes` one list per key of `KEYS`, one entry per
-    rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant that does not exist, for
-    lists of different lengths and for no rollouts at all.
+    `task_block` gives `modes` (|B|) and `entropy` (a variant above); `episodes` one list per key of `KEYS`, one entry
+    per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant that does not
+    exist, for lists of different lengths and for no rollouts at all.
     """
     missing = [key for key in KEYS if key not in episodes]
     if missing:
-        raise UserError(
-            f"metrics: the episodes lack {', '.join(missing)}; expected {', '.join(KEYS)}"
-        )
+        raise UserError(f"metrics: the episodes lack {', '.join(missing)}; expected {', '.join(KEYS)}")
     counts = {key: len(episodes[key]) for key in KEYS}
     if len(set(counts.values())) != 1 or not counts["success"]:
-        raise UserError(
-            f"metrics: every list must have one entry per rollout and at least one; got {counts}"
-        )
+        raise UserError(f"metrics: every list must have one entry per rollout and at least one; got {counts}")
     success = np.asarray(episodes["success"], dtype=bool)  # (rollouts,)
     return {
         "success": float(success.mean()),
         "entropy": behaviour_entropy(
-            task_block["entropy"],
-            success.tolist(),
-            episodes["mode"],
-            episodes["context"],
-            task_block["modes"],
+            task_block["entropy"], success.tolist(), episodes["mode"], episodes["context"], task_block["modes"]
         ),
         "length": float(np.mean(episodes["length"])),
         "return": float(np.mean(episodes["return"])),
@@ -55,26 +47,18 @@ def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, 
 
 
 def behaviour_entropy(
-    variant: str,
-    success: Iterable[bool],
-    mode: Iterable[Hashable],
-    context: Iterable[Hashable],
-    modes: int,
+    variant: str, success: Iterable[bool], mode: Iterable[Hashable], context: Iterable[Hashable], modes: int
 ) -> float:
     """Entropy of the successful rollouts' behaviours to the base `modes`.
 
-    Behaviours are keys: two rollouts show the same one when their keys are equal. A success whose behaviour is incomplete
-    (key "") counts as a behaviour of its own, as in the original, which only counts distinct encodings.
+    Behaviours are keys: two rollouts show the same one when their keys are equal. A success whose behaviour is
+    incomplete (key "") counts as a behaviour of its own, as in the original, which only counts distinct encodings.
     """
     if variant not in VARIANTS:
-        raise UserError(
-            f"metrics: unknown entropy {variant!r}; possible: {', '.join(VARIANTS)}"
-        )
+        raise UserError(f"metrics: unknown entropy {variant!r}; possible: {', '.join(VARIANTS)}")
     if modes < 2:
         raise UserError(f"metrics: an entropy needs at least 2 modes, got {modes}")
-    rollouts = [
-        (_key(c), bool(s), m) for s, m, c in zip(success, mode, context, strict=True)
-    ]
+    rollouts = [(_key(c), bool(s), m) for s, m, c in zip(success, mode, context, strict=True)]
     return VARIANTS[variant](rollouts, modes)
 
 
@@ -114,9 +98,7 @@ def _by_context(rollouts: list[Rollout], modes: int) -> dict[Hashable, float]:
 
 def _entropy(keys: Iterable[Hashable], modes: int) -> float:
     """-sum p log p / log(modes) over the frequencies p of the keys; 0.0 for none."""
-    counts = np.array(
-        sorted(Counter(keys).values()), dtype=np.float64
-    )  # sorted: the sum does not depend on the order
+    counts = np.array(sorted(Counter(keys).values()), dtype=np.float64)  # sorted: the sum does not depend on the order
     if len(counts) <= 1:
         return 0.0
     p = counts / counts.sum()
@@ -125,8 +107,4 @@ def _entropy(keys: Iterable[Hashable], modes: int) -> float:
 
 def _key(context: Any) -> Hashable:
     """Contexts come back from JSON as lists; as keys they must be tuples."""
-    return (
-        tuple(_key(item) for item in context)
-        if isinstance(context, list | tuple)
-        else context
-    )
+    return tuple(_key(item) for item in context) if isinstance(context, list | tuple) else context

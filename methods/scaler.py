@@ -1,7 +1,7 @@
 """Z-scores of observations and actions, and the bounds of the scaled actions; saved with a method's weights.
 
-As in D3IL: mean and standard deviation per dimension over all training rows, std + 1e-12, bounds = the scaled minimum and
-maximum of the training actions. One difference: a dimension that is constant in the training rows is only centred
+As in D3IL: mean and standard deviation per dimension over all training rows, std + 1e-12, bounds = the scaled minimum
+and maximum of the training actions. One difference: a dimension that is constant in the training rows is only centred
 (std 1), since dividing by 1e-12 would turn the smallest deviation met later into an astronomical input.
 
 D = observation width, A = action width.
@@ -17,7 +17,7 @@ FIELDS = ("obs_mean", "obs_std", "act_mean", "act_std", "act_low", "act_high")
 
 
 class Scaler(nn.Module):
-    """Buffers, all float32: `obs_mean`, `obs_std` (D,); `act_mean`, `act_std` (A,); `act_low`, `act_high` (A,), scaled."""
+    """Float32 buffers `obs_mean`, `obs_std` (D,); `act_mean`, `act_std`, and the scaled `act_low`, `act_high` (A,)."""
 
     obs_mean: Tensor
     obs_std: Tensor
@@ -28,34 +28,22 @@ class Scaler(nn.Module):
 
     def __init__(self, obs_mean, obs_std, act_mean, act_std, act_low, act_high) -> None:
         super().__init__()
-        for name, value in zip(
-            FIELDS,
-            (obs_mean, obs_std, act_mean, act_std, act_low, act_high),
-            strict=True,
-        ):
-            self.register_buffer(
-                name, torch.as_tensor(value, dtype=torch.float32).clone()
-            )
+        for name, value in zip(FIELDS, (obs_mean, obs_std, act_mean, act_std, act_low, act_high), strict=True):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).clone())
 
     @classmethod
     def fit(cls, obs: np.ndarray, act: np.ndarray) -> "Scaler":
         """From all training rows, unscaled: `obs` (N, D), `act` (N, A)."""
         obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
-            raise UserError(
-                f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}"
-            )
+            raise UserError(f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}")
         obs_mean, obs_std = _mean_std(obs)
         act_mean, act_std = _mean_std(act)
         scaled = (act - act_mean) / act_std  # (N, A)
-        return cls(
-            obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0)
-        )
+        return cls(obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0))
 
     @classmethod
-    def identity(
-        cls, obs_dim: int, act_dim: int, bound: float = float("inf")
-    ) -> "Scaler":
+    def identity(cls, obs_dim: int, act_dim: int, bound: float = float("inf")) -> "Scaler":
         """Leaves everything as it is; scaled actions within ± `bound`."""
         obs, act = torch.zeros(obs_dim), torch.zeros(act_dim)
         return cls(obs, obs + 1, act, act + 1, act - bound, act + bound)

@@ -1,6 +1,7 @@
 """The reader of untrusted pickles: what it reads, and what it refuses without executing anything."""
 
 import builtins
+import contextlib
 import io
 import os
 import pickle
@@ -54,13 +55,9 @@ def test_reads_arrays_and_plain_values(protocol, key):
     assert_same(safe_pickle.loads(pickle.dumps(PLAIN[key], protocol), "x"), PLAIN[key])
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [(b"numpy._core", b"numpy.core"), (b"numpy.core", b"numpy._core")]
-)
+@pytest.mark.parametrize(("old", "new"), [(b"numpy._core", b"numpy.core"), (b"numpy.core", b"numpy._core")])
 def test_reads_the_module_names_of_both_numpy_versions(old, new):
-    content = pickle.dumps(
-        [PLAIN["matrix"], PLAIN["scalar"]], 3
-    )  # protocol 3: names are lines, so lengths may change
+    content = pickle.dumps([PLAIN["matrix"], PLAIN["scalar"]], 3)  # protocol 3: names are lines, so lengths may change
     content = content.replace(old + b".", new + b".")
     assert new + b"." in content or old + b"." not in content
     assert_same(safe_pickle.loads(content, "x"), [PLAIN["matrix"], PLAIN["scalar"]])
@@ -109,10 +106,7 @@ def hostile():
         "pickle.loads": (Call(pickle.loads, pickle.dumps(system)), "loads"),
         "bytearray": (Call(bytearray, 2**33), "builtins.bytearray"),
         "in an object array": (in_objects, "system"),
-        "as array class": (
-            Call(reconstruct, Call(type, "x"), (0,), b"b"),
-            "builtins.type",
-        ),
+        "as array class": (Call(reconstruct, Call(type, "x"), (0,), b"b"), "builtins.type"),
         "other array class": (Call(reconstruct, np.matrix, (0,), b"b"), "matrix"),
         "huge array": (Call(np.zeros, (2**40,)), "zeros"),
         "bare class": ([np.ndarray], "bare"),
@@ -127,9 +121,7 @@ def hostile():
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 @pytest.mark.parametrize("kind", sorted(hostile()))
-def test_hostile_content_is_refused_and_not_executed(
-    kind, protocol, tmp_path, monkeypatch
-):
+def test_hostile_content_is_refused_and_not_executed(kind, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     value, named = hostile()[kind]
     path = tmp_path / "demo.pkl"
@@ -165,50 +157,25 @@ def array_state(shape, raw, dtype=F8):
 
 HANDMADE = {
     "dotted name": HEAD + names("numpy", "ndarray.__class__") + b".",
-    "submodule": HEAD
-    + names("numpy.core.multiarray._reconstruct", "__globals__")
-    + b".",
+    "submodule": HEAD + names("numpy.core.multiarray._reconstruct", "__globals__") + b".",
     "INST": b"(S'echo'\nios\nsystem\n.",
     "OBJ": b"(cos\nsystem\nS'echo'\no.",
     "NEWOBJ": HEAD + NDARRAY + b"K\x05\x85\x81.",
     "calling the array class": HEAD + NDARRAY + b"K\x05\x85R.",
     "state for a function": HEAD + RECONSTRUCT + b"}" + text("__code__") + b"K\x01sb.",
-    "slot state for a function": HEAD
-    + RECONSTRUCT
-    + b"N}"
-    + text("__defaults__")
-    + b"K\x01s\x86b.",
+    "slot state for a function": HEAD + RECONSTRUCT + b"N}" + text("__defaults__") + b"K\x01s\x86b.",
     "extension registry": HEAD + b"\x82\x01.",
     "persistent id": HEAD + b"K\x01Q.",
     "huge memo index": HEAD + b"Nr\xff\xff\xff\x7f.",
-    "shape larger than content": HEAD
-    + EMPTY_ARRAY
-    + array_state(b"J\xff\xff\xff\x7f\x85", b"C\x08" + bytes(8))
-    + b".",
-    "negative shape": HEAD
-    + EMPTY_ARRAY
-    + array_state(b"J\xff\xff\xff\xff\x85", b"C\x00")
-    + b".",
-    "shape of floats": HEAD
-    + EMPTY_ARRAY
-    + array_state(b"G" + bytes(8) + b"\x85", b"C\x00")
-    + b".",
+    "shape larger than content": HEAD + EMPTY_ARRAY + array_state(b"J\xff\xff\xff\x7f\x85", b"C\x08" + bytes(8)) + b".",
+    "negative shape": HEAD + EMPTY_ARRAY + array_state(b"J\xff\xff\xff\xff\x85", b"C\x00") + b".",
+    "shape of floats": HEAD + EMPTY_ARRAY + array_state(b"G" + bytes(8) + b"\x85", b"C\x00") + b".",
     "bytes as objects": HEAD
     + EMPTY_ARRAY
-    + array_state(
-        b"K\x01\x85",
-        b"C\x08" + b"A" * 8,
-        names("numpy", "dtype") + text("O8") + b"\x85R",
-    )
+    + array_state(b"K\x01\x85", b"C\x08" + b"A" * 8, names("numpy", "dtype") + text("O8") + b"\x85R")
     + b".",
-    "list as numbers": HEAD
-    + EMPTY_ARRAY
-    + array_state(b"K\x01\x85", b"]K\x01a")
-    + b".",
-    "no data type": HEAD
-    + EMPTY_ARRAY
-    + array_state(b"K\x01\x85", b"C\x08" + bytes(8), b"N")
-    + b".",
+    "list as numbers": HEAD + EMPTY_ARRAY + array_state(b"K\x01\x85", b"]K\x01a") + b".",
+    "no data type": HEAD + EMPTY_ARRAY + array_state(b"K\x01\x85", b"C\x08" + bytes(8), b"N") + b".",
     "array without state": HEAD + EMPTY_ARRAY + b".",
     "data type from code": HEAD + names("numpy", "dtype") + text("f8,O") + b"\x85R.",
     "itself": HEAD + b"]\x94h\x00a.",
@@ -217,9 +184,7 @@ HANDMADE = {
     "tail": pickle.dumps([1]) + b"cos\nsystem\n.",
     "array of bytes with other booleans": HEAD
     + EMPTY_ARRAY
-    + array_state(
-        b"K\x01\x85", b"C\x01\x07", names("numpy", "dtype") + text("b1") + b"\x85R"
-    )
+    + array_state(b"K\x01\x85", b"C\x01\x07", names("numpy", "dtype") + text("b1") + b"\x85R")
     + b".",
 }
 
@@ -271,16 +236,11 @@ def test_random_damage_never_raises_anything_else():
         damaged = content.copy()
         where = rng.integers(len(content), size=rng.integers(1, 4))
         damaged[where] = rng.integers(256, size=len(where))
-        try:
+        with contextlib.suppress(UserError):
             safe_pickle.loads(damaged.tobytes(), "x")
-        except UserError:
-            pass
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"garbage", b"\x89PNG\r\n\x1a\n", b"version https://git-lfs.github.com/spec/v1\n"],
-)
+@pytest.mark.parametrize("content", [b"garbage", b"\x89PNG\r\n\x1a\n", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_files_that_are_no_pickles(content):
     with pytest.raises(UserError, match="not a readable pickle"):
         safe_pickle.loads(content, "x")
@@ -300,13 +260,7 @@ def test_unreadable_and_oversized_files(tmp_path, monkeypatch):
 
 def test_admitted_names_are_exactly_the_array_machinery():
     assert {module.split(".")[0] for module, _ in safe_pickle.ADMITTED} == {"numpy"}
-    assert {name for _, name in safe_pickle.ADMITTED} == {
-        "ndarray",
-        "dtype",
-        "_reconstruct",
-        "scalar",
-        "_frombuffer",
-    }
+    assert {name for _, name in safe_pickle.ADMITTED} == {"ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer"}
     unpickler = safe_pickle._Unpickler(io.BytesIO())
     for module, name in safe_pickle.ADMITTED:
         stand_in = unpickler.find_class(module, name)

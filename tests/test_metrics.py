@@ -23,21 +23,12 @@ def episodes(success, mode, context=None, length=None, returns=None):
 
 
 def entropy(variant, modes, success, mode, context):
-    return metrics.compute(
-        {"modes": modes, "entropy": variant}, episodes(success, mode, context)
-    )["entropy"]
+    return metrics.compute({"modes": modes, "entropy": variant}, episodes(success, mode, context))["entropy"]
 
 
 def test_success_length_and_return_count_every_rollout():
     got = metrics.compute(
-        AVOIDING,
-        episodes(
-            [True, False, True, True],
-            list("aabb"),
-            None,
-            [10, 20, 30, 40],
-            [1, 0, 1, 0],
-        ),
+        AVOIDING, episodes([True, False, True, True], list("aabb"), None, [10, 20, 30, 40], [1, 0, 1, 0])
     )
     assert got["success"] == 0.75
     assert got["length"] == 25.0
@@ -56,9 +47,7 @@ def test_one_mode_gives_zero():
 
 def test_uniform_over_all_modes_gives_one():
     mode = [f"{i:09b}" for i in range(24)] * 20
-    assert metrics.compute(AVOIDING, episodes([True] * 480, mode))[
-        "entropy"
-    ] == pytest.approx(1.0, abs=1e-12)
+    assert metrics.compute(AVOIDING, episodes([True] * 480, mode))["entropy"] == pytest.approx(1.0, abs=1e-12)
 
 
 def test_pooled_over_rollouts_by_hand():
@@ -70,9 +59,7 @@ def test_pooled_over_rollouts_by_hand():
 def test_the_human_demonstrations_mode_counts():
     # 22 modes four times, one three times, one five times: 0.9992 by the original's formula
     mode = [str(i) for i in range(22)] * 4 + ["x"] * 3 + ["y"] * 5
-    assert metrics.compute(AVOIDING, episodes([True] * 96, mode))[
-        "entropy"
-    ] == pytest.approx(0.9992, abs=5e-5)
+    assert metrics.compute(AVOIDING, episodes([True] * 96, mode))["entropy"] == pytest.approx(0.9992, abs=5e-5)
 
 
 def test_modes_of_failures_are_ignored():
@@ -100,9 +87,7 @@ CONTEXT = [0, 0, 1, 1, 2, 2]
     ],
 )
 def test_variants_treat_unsolved_contexts_differently(variant, expected):
-    assert entropy(variant, 2, SUCCESS, MODE, CONTEXT) == pytest.approx(
-        expected, abs=1e-12
-    )
+    assert entropy(variant, 2, SUCCESS, MODE, CONTEXT) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("variant", sorted(metrics.VARIANTS))
@@ -117,13 +102,9 @@ def test_contexts_are_weighted_equally_whatever_their_number_of_successes():
 
 
 def test_the_same_after_a_round_trip_through_json():
-    data = episodes(
-        SUCCESS, MODE, [[0.1, [0, 1]]] * 2 + [[0.2, [0, 1]]] * 2 + [[0.3, [0, 1]]] * 2
-    )
+    data = episodes(SUCCESS, MODE, [[0.1, [0, 1]]] * 2 + [[0.2, [0, 1]]] * 2 + [[0.3, [0, 1]]] * 2)
     block = {"modes": 2, "entropy": "per_context_zero"}
-    assert metrics.compute(block, json.loads(json.dumps(data))) == metrics.compute(
-        block, data
-    )
+    assert metrics.compute(block, json.loads(json.dumps(data))) == metrics.compute(block, data)
 
 
 def test_bad_input_says_what_is_expected():
@@ -134,6 +115,4 @@ def test_bad_input_says_what_is_expected():
     with pytest.raises(UserError, match="one entry per rollout"):
         metrics.compute(AVOIDING, episodes([True, True], ["a"]))
     with pytest.raises(UserError, match="lack mode"):
-        metrics.compute(
-            AVOIDING, {k: v for k, v in episodes([True], ["a"]).items() if k != "mode"}
-        )
+        metrics.compute(AVOIDING, {k: v for k, v in episodes([True], ["a"]).items() if k != "mode"})
