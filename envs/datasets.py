@@ -139,8 +139,19 @@ class Official:
 
 OFFICIAL = {"avoiding": Official("avoiding/data", _avoiding_episode)}
 
-# Modules with GENERATOR_VERSION, EPISODES and generate(seed, progress) -> list of episodes (obs, actions, mode).
-SCRIPTED = {"avoiding": "envs.demonstrators.avoiding"}
+
+@dataclass(frozen=True)
+class Scripted:
+    """A module with `GENERATOR_VERSION` and `generate(seed, progress)`: `episodes` items with obs, actions, mode.
+
+    Only `generate` may need the simulator: importing the module must not.
+    """
+
+    module: str
+    episodes: int
+
+
+SCRIPTED = {"avoiding": Scripted("envs.demonstrators.avoiding", 96)}
 
 
 def identify(task: str, data_root: Path | str | None = None, seed: int = 0) -> tuple[str, str]:
@@ -172,7 +183,7 @@ def load_demonstrations(
         return Demonstrations(task, "official", origin, _identity(files), _digest(episodes), episodes)
     module = _generator(task)
     identity = _scripted_identity(task, module, seed)
-    episodes = _scripted(module, identity, _cache_dir(cache_dir), seed, progress)
+    episodes = _scripted(task, module, identity, _cache_dir(cache_dir), seed, progress)
     origin = f"scripted demonstrator, version {module.GENERATOR_VERSION}, seed {seed}"
     return Demonstrations(task, "scripted", origin, identity, _digest(episodes), episodes)
 
@@ -236,11 +247,11 @@ def _generator(task: str) -> Any:
     if task not in SCRIPTED:
         known = ", ".join(sorted(SCRIPTED))
         raise UserError(f"task {task!r} has no scripted demonstrator; those with one: {known}. Give a --data-root")
-    return importlib.import_module(SCRIPTED[task])
+    return importlib.import_module(SCRIPTED[task].module)
 
 
 def _scripted_identity(task: str, module: Any, seed: int) -> str:
-    return f"scripted/{task}/v{module.GENERATOR_VERSION}/seed{seed}/{module.EPISODES}"
+    return f"scripted/{task}/v{module.GENERATOR_VERSION}/seed{seed}/{SCRIPTED[task].episodes}"
 
 
 def _cache_dir(cache_dir: Path | str | None) -> Path:
@@ -248,7 +259,7 @@ def _cache_dir(cache_dir: Path | str | None) -> Path:
     return Path(chosen).expanduser()
 
 
-def _scripted(module: Any, identity: str, cache_dir: Path, seed: int, progress: Progress) -> list[Episode]:
+def _scripted(task: str, module: Any, identity: str, cache_dir: Path, seed: int, progress: Progress) -> list[Episode]:
     """From the cache where it holds `identity` undamaged, else generated and cached."""
     path = cache_dir / "demonstrations" / (identity.replace("/", "-") + ".npz")
     if path.exists():
@@ -260,8 +271,8 @@ def _scripted(module: Any, identity: str, cache_dir: Path, seed: int, progress: 
             with contextlib.suppress(OSError):
                 os.replace(path, aside)  # fails if another process was first; a read-only folder is reported below
     made = module.generate(seed=seed, progress=progress)
-    if len(made) != module.EPISODES:
-        raise RuntimeError(f"{module.__name__}.generate gave {len(made)} episodes, EPISODES says {module.EPISODES}")
+    if len(made) != SCRIPTED[task].episodes:
+        raise RuntimeError(f"{module.__name__}.generate gave {len(made)} episodes, expected {SCRIPTED[task].episodes}")
     episodes = [
         Episode(
             np.asarray(e.obs, dtype=np.float32),
@@ -293,7 +304,7 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

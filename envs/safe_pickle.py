@@ -16,7 +16,7 @@ import pickle
 import pickletools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -156,10 +156,12 @@ def _scan(content: bytes) -> None:
     """Walks the instructions without executing them: well-formed to the end, no registry look-ups, bounded memory."""
     count = tuples = end = 0
     for opcode, argument, position in pickletools.genops(content):
-        count, end, name = count + 1, position, opcode.name
+        count, end, name = count + 1, position or 0, opcode.name
         if name.startswith("EXT"):
             raise _Refused("it uses the process's extension registry; nothing was executed")
-        if name.endswith("PUT") and argument > count:  # the memo is an array as long as the highest index
+        if (
+            name.endswith("PUT") and isinstance(argument, int) and argument > count
+        ):  # the memo is an array as long as the highest index
             raise _Refused("its memo indices are malformed")
         tuples += name.startswith("TUPLE")
     if tuples > MAX_TUPLES:
@@ -186,6 +188,7 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise _Refused(f"its containers are nested more than {MAX_DEPTH} deep")
         self.open.add(id(value))
+        result: Any
         if isinstance(value, bytearray):
             result = bytes(value)
         elif isinstance(value, list | tuple | set | frozenset):
@@ -202,7 +205,8 @@ class _Builder:
 
     def _array(self, value: _Array, depth: int) -> Any:
         count = value.count()
-        dtype, order = value.dtype.dtype, "F" if value.fortran else "C"
+        dtype = value.dtype.dtype
+        order: Literal["C", "F"] = "F" if value.fortran else "C"
         self.array_bytes += max(count * dtype.itemsize, 1)
         if self.array_bytes > MAX_ARRAY_BYTES:
             raise _Refused(f"its arrays hold more than {MAX_ARRAY_BYTES // 2**20} MiB")

@@ -185,7 +185,7 @@ def test_the_first_position_in_a_band_decides_and_borders_do_not():
 def generator(monkeypatch):
     """A stand-in demonstrator that counts how often it is asked."""
     module = types.ModuleType("stand_in_demonstrator")
-    module.GENERATOR_VERSION, module.EPISODES, module.calls = 3, 4, []
+    module.GENERATOR_VERSION, module.calls = 3, []
 
     def generate(seed=0, progress=None):
         module.calls.append(seed)
@@ -197,7 +197,7 @@ def generator(monkeypatch):
 
     module.generate = generate
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(datasets.SCRIPTED, "avoiding", module.__name__)
+    monkeypatch.setitem(datasets.SCRIPTED, "avoiding", datasets.Scripted(module.__name__, 4))
     return module
 
 
@@ -214,6 +214,13 @@ def test_scripted_demonstrations_are_generated_once(generator, tmp_path):
         np.testing.assert_array_equal(a.actions, b.actions)
         assert (a.mode, a.context) == (b.mode, b.context)
     assert load_demonstrations("avoiding", cache_dir=tmp_path / "c", seed=6).sha256 != first.sha256
+
+
+def test_a_generator_that_gives_too_few_is_an_error_and_not_cached(generator, monkeypatch, tmp_path):
+    monkeypatch.setitem(datasets.SCRIPTED, "avoiding", datasets.Scripted(generator.__name__, 5))
+    with pytest.raises(RuntimeError, match="gave 4 episodes, expected 5"):
+        load_demonstrations("avoiding", cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_version_does_not_use_the_old_cache(generator, tmp_path):
