@@ -62,27 +62,31 @@ class Demonstrations:
 # Avoiding
 # ---------------------------------------------------------------------------------------------------------------------
 
-# Per level of obstacles: the band of TCP y in which the level is decided, and the TCP x that separate its gaps.
-AVOIDING_LEVELS = (
-    (-0.1 - 0.03, -0.1 + 0.03, (0.5,)),
-    (0.08 - 0.03, 0.08 + 0.03, (0.425, 0.575)),
-    (0.26, np.inf, (0.35, 0.5, 0.65)),
-)
+LEVEL_Y = (-0.1, -0.1 + 0.18, -0.1 + 2 * 0.18)
+BAND = 0.03  # half-width in y of the first two levels' bands; the third level's is everything from its y on
+BORDERS = ((0.5,), (0.5 - 0.075, 0.5 + 0.075), (0.5 - 2 * 0.075, 0.5, 0.5 + 2 * 0.075))  # x between a level's gaps
 
 
 def avoiding_mode(tcp_xy: np.ndarray) -> str:
     """The behaviour of a path of TCP positions (L, 2) as nine bits, one-hot per level (2 + 3 + 4), e.g. "101001000".
 
-    As in the original environment a level is decided by the first position inside its band, and a position exactly on a
-    border decides nothing. "" when a level stays undecided.
+    The original environment's rule (D3IL, `ObstacleAvoidanceEnv.check_mode`): the first position inside a level's band
+    decides it once and for all, and one exactly on a border decides nothing, except that the last two borders of the
+    third level count as its last gap. "" when a level stays undecided.
     """
     x, y = np.asarray(tcp_xy, dtype=np.float64).T  # (L,), (L,)
     bits = ""
-    for low, high, borders in AVOIDING_LEVELS:
-        decided = (y >= low) & (y <= high) & ~np.isin(x, borders)
-        if not decided.any():
+    for level, borders in enumerate(BORDERS):
+        centre = LEVEL_Y[level]
+        inside = y >= centre if level == 2 else (y - BAND <= centre) & (centre <= y + BAND)
+        if not inside.any():
             return ""
-        gap = int(np.searchsorted(borders, x[np.argmax(decided)]))
+        first = x[np.argmax(inside)]
+        gap = int(np.searchsorted(borders, first))
+        if first in borders:
+            if level < 2 or first == borders[0]:
+                return ""
+            gap = len(borders)
         bits += "".join("1" if i == gap else "0" for i in range(len(borders) + 1))
     return bits
 

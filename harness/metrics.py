@@ -52,9 +52,34 @@ def behaviour_entropy(
     """Entropy of the successful rollouts' behaviours to the base `modes`.
 
     Behaviours are keys: two rollouts show the same one when their keys are equal. A success whose behaviour is
-    incomplete (key "") counts as a behaviour of its own, as in the original, which only counts distinct encodings.
+    incomplete (key "", None or negative) is treated as in the original: pooled, which counts distinct encodings, it is
+    a behaviour of its own; per context, where the known behaviours are counted one by one, it is left out.
     """
     if variant not in VARIANTS:
+        raise UserError(f"metrics: unknown entropy {variant!r}; possible: {', '.join(VARIANTS)}")
+    if modes < 2:
+        raise UserError(f"metrics: an entropy needs at least 2 modes, got {modes}")
+    rollouts = [(_key(c), bool(s), m) for s, m, c in zip(success, mode, context, strict=True)]
+    return VARIANTS[variant](rollouts, modes)
+
+
+Rollout = tuple[Hashable, bool, Hashable]  # context, success, mode
+
+
+def _pooled(rollouts: list[Rollout], modes: int) -> float:
+    return _entropy((m for _, s, m in rollouts if s), modes)
+
+
+def _per_context_zero(rollouts: list[Rollout], modes: int) -> float:
+    return float(np.mean([_entropy(keys, modes) for keys in _by_context(rollouts).values()]))
+
+
+def _per_context_drop(rollouts: list[Rollout], modes: int) -> float:
+    values = [_entropy(keys, modes) for keys in _by_context(rollouts).values() if keys]
+    return float(np.mean(values)) if values else 0.0
+
+
+VARIANTS:
         raise UserError(f"metrics: unknown entropy {variant!r}; possible: {', '.join(VARIANTS)}")
     if modes < 2:
         raise UserError(f"metrics: an entropy needs at least 2 modes, got {modes}")
@@ -86,14 +111,18 @@ VARIANTS: dict[str, Callable[[list[Rollout], int], float]] = {
 }
 
 
-def _by_context(rollouts: list[Rollout], modes: int) -> dict[Hashable, float]:
-    """Entropy of every context that was tried, in order of first appearance."""
+def _by_context(rollouts: list[Rollout]) -> dict[Hashable, list[Hashable]]:
+    """The complete behaviours of the successes in every context that was tried, in order of first appearance."""
     shown: dict[Hashable, list[Hashable]] = {}
     for context, success, mode in rollouts:
         shown.setdefault(context, [])
-        if success:
+        if success and not _incomplete(mode):
             shown[context].append(mode)
-    return {context: _entropy(keys, modes) for context, keys in shown.items()}
+    return shown
+
+
+def _incomplete(mode: Hashable) -> bool:
+    return mode is None or mode == "" or (isinstance(mode, int | float) and mode < 0)
 
 
 def _entropy(keys: Iterable[Hashable], modes: int) -> float:

@@ -167,12 +167,19 @@ def test_every_mode(gap1, gap2, gap3):
     assert avoiding_mode(np.array(path)) == expected
 
 
+@pytest.mark.parametrize(("x", "bits"), [(0.35, None), (0.5, "0001"), (0.65, "0001")])
+def test_borders_of_the_third_level(x, bits):
+    assert avoiding_mode(np.array([(0.45, -0.1), (0.4, 0.08), (x, 0.3)])) == ("10100" + bits if bits else "")
+
+
 def test_the_first_position_in_a_band_decides_and_borders_do_not():
     tail = [(0.4, 0.08), (0.3, 0.3)]
     assert avoiding_mode(np.array([(0.45, -0.125), (0.55, -0.1), *tail])) == "101001000"
     assert avoiding_mode(np.array([(0.45, -0.14), (0.55, -0.1), *tail])) == "011001000"  # the first is below the band
-    assert avoiding_mode(np.array([(0.5, -0.1), (0.55, -0.09), *tail])) == "011001000"  # the first is on the border
-    assert avoiding_mode(np.array([(0.5, -0.1), *tail])) == ""
+    assert (
+        avoiding_mode(np.array([(0.5, -0.1), (0.55, -0.09), *tail])) == ""
+    )  # the first is on the border, and is final
+    assert avoiding_mode(np.array([(0.45, -0.1), (0.425, 0.08), (0.3, 0.3)])) == ""
     assert avoiding_mode(np.array([(0.45, -0.1), (0.4, 0.08), (0.3, 0.25)])) == ""
 
 

@@ -67,7 +67,7 @@ def test_modes_of_failures_are_ignored():
     assert got["entropy"] == 0.0
 
 
-def test_an_incomplete_mode_is_a_key_of_its_own():
+def test_pooled_an_incomplete_mode_is_a_key_of_its_own():
     got = metrics.compute(AVOIDING, episodes([True, True], ["", "a"]))
     assert got["entropy"] == pytest.approx(math.log(2) / math.log(24), abs=1e-12)
 
@@ -88,6 +88,14 @@ CONTEXT = [0, 0, 1, 1, 2, 2]
 )
 def test_variants_treat_unsolved_contexts_differently(variant, expected):
     assert entropy(variant, 2, SUCCESS, MODE, CONTEXT) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("incomplete", ["", None, -1])
+@pytest.mark.parametrize(("variant", "expected"), [("per_context_zero", 1 / 3), ("per_context_drop", 1 / 2)])
+def test_per_context_variants_leave_incomplete_modes_out(variant, expected, incomplete):
+    # context 2 now succeeds, but in no known behaviour; context 1 has such a rollout besides
+    success, mode = [*SUCCESS[:4], True, True, True], [*MODE[:4], incomplete, incomplete, incomplete]
+    assert entropy(variant, 2, success, mode, [*CONTEXT, 1]) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("variant", sorted(metrics.VARIANTS))
