@@ -1,0 +1,145 @@
+"""`python -m harness <verb>`: everything besides running. `python -m harness.run` runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness import cli
+from harness.errors import UserError, unknown
+from harness.registry import SUITES, load_suites, select
+
+
+def verb_ls(argv: list[str]) -> int:
+    """What exists: tasks, methods, budgets."""
+    parser = cli.Parser(prog="python -m harness ls", description="List tasks, methods and budgets.")
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    suites = load_suites(parser.parse_args(argv).suites)
+    for kind, built in (("tasks", suites.tasks), ("methods", suites.methods)):
+        print(f"{kind}:")
+        for name, block in built.items():
+            if kind == "tasks":
+                about = f"{block['gym_id']}, {block['modes']} behaviours, {block['rollouts']} rollouts"
+            else:
+                about = block["role"] + (f" of {block['teacher']}" if "teacher" in block else "")
+            print(f"  {name:15} {block['title']:18} {about}")
+        later = [n for n in suites.names[kind]["all"] + suites.names[kind]["extra"] if n not in built]
+        if later:
+            print(f"  not available yet: {', '.join(later)}")
+    print("budgets:")
+    for name, block in suites.budgets.items():
+        print(f"  {name:15} {block['about']}")
+    return 0
+
+
+def verb_plan(argv: list[str]) -> int:
+    """Print what a run with the same options would do."""
+    from harness import run
+
+    return run.main([*argv, "--dry-run"])
+
+
+def verb_status(argv: list[str]) -> int:
+    """How every cell of a folder stands."""
+    from harness import status
+
+    parser = cli.Parser(prog="python -m harness status", description="How every cell of a folder stands.")
+    parser.add_argument("--out", type=Path, required=True)
+    for line in status.lines(parser.parse_args(argv).out):
+        print(line)
+    return 0
+
+
+def verb_tables(argv: list[str]) -> int:
+    """Write the tables of a folder, and print them in one format."""
+    from harness import tables
+
+    parser = cli.Parser(prog="python -m harness tables", description="The paper's tables from a folder's records.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of a run")
+    parser.add_argument("--table", help="1, 1a, 1b, 2 ...; default all")
+    parser.add_argument("--format", default="md", help="md (default), csv, latex or all; what is printed")
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    args = parser.parse_args(argv)
+    if args.format not in (*tables.FORMATS, "all"):
+        raise unknown("format", args.format, [*tables.FORMATS, "all"])
+    if not args.out.is_dir():
+        raise UserError(f"no folder {args.out}: nothing was run with this --out")
+    suites = load_suites(args.suites)
+    built = tables.build(args.out, suites, tables.choose(args.table, suites))
+    cli.check_out(args.out, write=True)
+    tables.write(args.out, built)
+    for form in tables.FORMATS if args.format == "all" else [args.format]:
+        print("\n".join(tables.render(table, form) for table in built))
+    return 0
+
+
+def verb_ship(argv: list[str]) -> int:
+    """Copy the trained teachers of a folder to where runs look for given ones."""
+    from harness import plan, shipped
+
+    parser = cli.Parser(prog="python -m harness ship", description="Make a folder's trained teachers the given ones.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run that trained them")
+    parser.add_argument("--to", type=Path, default=shipped.TEACHERS)
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    args = parser.parse_args(argv)
+    methods = load_suites(args.suites).methods
+    cells = [k for k, c in plan.saved_cells(args.out).items() if methods.get(c["method"], {}).get("role") == "teacher"]
+    if not cells:
+        raise UserError(f"no teachers were planned in {args.out}")
+    for path in shipped.ship(args.out, cells, args.to):
+        print(path)
+    return 0
+
+
+def verb_data(argv: list[str]) -> int:
+    """Describe or generate demonstrations."""
+    from envs.datasets import load_demonstrations
+
+    parser = cli.Parser(prog="python -m harness data", description="Describe or generate demonstrations.")
+    parser.add_argument("what", choices=("describe", "generate"))
+    parser.add_argument("--tasks", default="all")
+    parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    args = parser.parse_args(argv)
+    suites = load_suites(args.suites)
+    if args.what == "generate" and args.data_root:
+        raise UserError("data generate makes scripted demonstrations: give no --data-root")
+    for task in select("task", args.tasks, suites.tasks, suites.names["tasks"])[0]:
+        demos = load_demonstrations(task, data_root=args.data_root)
+        lengths = sorted(len(episode.obs) for episode in demos.episodes)
+        modes = len({episode.mode for episode in demos.episodes})
+        print(
+            f"{task}: {demos.source} ({demos.origin}), {len(lengths)} episodes of {lengths[0]}-{lengths[-1]} rows, ",
+            end="",
+        )
+        print(f"{demos.rows} rows, {modes} behaviours, identity {demos.identity}, sha256 {demos.sha256}")
+    return 0
+
+
+def verb_bench(argv: list[str]) -> int:
+    """Measure speed."""
+    from harness import bench
+
+    return bench.main(argv)
+
+
+VERBS = {
+    "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
+    "data": verb_data, "ship": verb_ship,
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m harness VERB [options]      (VERB --help for its options)")
+        for name, verb in VERBS.items():
+            print(f"  {name:8} {(verb.__doc__ or '').splitlines()[0]}")
+        print("  python -m harness.run trains and evaluates")
+        return 0 if argv else 2
+    if argv[0] not in VERBS:
+        raise unknown("verb", argv[0], VERBS)
+    return VERBS[argv[0]](argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main, sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""The options that `run`, `plan`, `status`, `tables` and the other verbs share, and how a wrong one is reported."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from harness.errors import UserError
+from harness.registry import SUITES
+
+DEFAULT_BUDGET = "quick"
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong option as a UserError, one line, instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def run_parser(prog: str) -> Parser:
+    """The options of `python -m harness.run` and `python -m harness plan`."""
+    parser = Parser(prog=prog, description="Train and evaluate methods on tasks; one record a (task, method, seed).")
+    parser.add_argument("--methods", default="all", help="comma-separated; vdd = vdd_vp,vdd_ve; all (default)")
+    parser.add_argument("--tasks", default="all", help="comma-separated; all (default)")
+    parser.add_argument("--seeds", default="1", help="4 means 0,1,2,3; 3,7 means those (default 1)")
+    parser.add_argument("--budget", default=DEFAULT_BUDGET, help="smoke, quick (default), standard or paper")
+    parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
+    parser.add_argument("--out", help="folder for records (default runs/<budget>-<data source>)")
+    parser.add_argument("--workers", type=int, help="cells at once; 0 = in this process (default: cores / threads)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default 1)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="override one value")
+    parser.add_argument(
+        "--train-teachers", action="store_true", help="do not use the teachers that come with the project"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="move records of another configuration aside")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
+    parser.add_argument("--suites", type=Path, default=SUITES, help="folder with the suite files")
+    return parser
+
+
+def guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Call a verb; a UserError is one line on stderr and exit code 2, Ctrl-C is 130."""
+    try:
+        return main(argv)
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command continues the rest", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_out(out: Path, write: bool) -> None:
+    """The out folder can be made and written to; with `write` it is made."""
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out} is not writable: {existing} is no folder that you may write to")
+    if write:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            probe = out / f".probe-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"--out {out} is not writable: {error.strerror}") from None

@@ -1,0 +1,109 @@
+"""A cell's resolved configuration: method block <- task block <- budget block <- `--set method.key=value`.
+
+The result is `{"gpt": {...}, "hyper": {...}, "train": {...}, "eval": {...}}`. An override names a key alone; the section
+that has the key takes it, and a key that no section has is an error with a suggestion.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tomllib
+from typing import Any
+
+from harness.errors import UserError, unknown
+from harness.registry import Suites
+
+Config = dict[str, dict[str, Any]]
+Sets = dict[str, dict[str, Any]]
+
+
+def parse_sets(suites: Suites, texts: list[str]) -> Sets:
+    """`["vdd_ve.lr=1e-3"]` -> `{"vdd_ve": {"lr": 1e-3}}`; values are TOML, a bare word is a string."""
+    sets: Sets = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        method, dot, key = name.strip().partition(".")
+        if not (equals and dot and key):
+            raise UserError(f"--set must be method.key=value. Got {text[:80]!r}")
+        if method not in suites.methods:
+            raise unknown("method", method, suites.methods, "in --set")
+        if key in sets.setdefault(method, {}):
+            raise UserError(f"--set {method}.{key} is given twice")
+        sets[method][key] = parse_value(value.strip())
+    return sets
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value; what is not TOML is taken as a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def apply(config: Config, overrides: dict[str, Any], where: str) -> None:
+    """Put each override into the section of `config` that has its key, keeping the type that is there."""
+    owner = {key: section for section in config for key in config[section]}
+    for key, value in overrides.items():
+        if key not in owner:
+            raise unknown("hyper-parameter", key, owner, where)
+        config[owner[key]][key] = converted(config[owner[key]][key], value, f"{key} {where}")
+
+
+def converted(old: Any, new: Any, name: str) -> Any:
+    """`new` in the type of `old`: a whole number may stand for a float, nothing else changes type."""
+    if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
+        new = float(new)
+    if type(new) is not type(old):
+        raise UserError(f"{name} must be {type(old).__name__}, as in {old!r}. Got {new!r}")
+    if isinstance(new, float) and not abs(new) < float("inf"):
+        raise UserError(f"{name} must be finite. Got {new!r}")
+    return new
+
+
+def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | None = None) -> Config:
+    """The configuration of one cell. A one-step method is its teacher's, with its own overrides on top."""
+    sets = sets or {}
+    if budget not in suites.budgets:
+        raise unknown("budget", budget, suites.budgets)
+    block, here = suites.methods[method], suites.tasks[task]
+    if block["role"] == "one_step":
+        config = resolve(suites, task, block["teacher"], budget, sets)
+        apply({"hyper": config["hyper"]}, block["hyper"], f"in methods.toml [{method}.hyper]")
+    else:
+        config = {
+            "gpt": copy.deepcopy(here["gpt"]),
+            "hyper": copy.deepcopy(block["hyper"]),
+            "train": copy.deepcopy(block["train"]),
+            "eval": {"rollouts": rollouts(here["rollouts"], suites.budgets[budget]["rollouts"])},
+        }
+        keys = [key for section in config.values() for key in section]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise UserError(f"methods.toml [{method}] has {', '.join(twice)} in more than one section")
+    own = dict(here.get("method", {}).get(method, {}))
+    own_budget = own.pop("budget", {}).get(budget, {})
+    apply(config, own, f"in tasks.toml [{task}.method.{method}]")
+    apply(config, block.get("budget", {}).get(budget, {}), f"in methods.toml [{method}.budget.{budget}]")
+    apply(config, own_budget, f"in tasks.toml [{task}.method.{method}.budget.{budget}]")
+    apply(config, sets.get(method, {}), f"in --set {method}.…")
+    if config["eval"]["rollouts"] < 1:
+        raise UserError(f"rollouts must be at least 1. Got {config['eval']['rollouts']} for {method}")
+    return config
+
+
+def rollouts(of_task: int, of_budget: int | str) -> int:
+    """The task's own number, or fewer where the budget sets a limit."""
+    return of_task if of_budget == "task" else min(of_task, int(of_budget))
+
+
+def weights_key(config: Config, sampling: list[str]) -> dict[str, Any]:
+    """What decides a teacher's weights, training budget apart: gpt and hyper without the keys that only sampling reads."""
+    return {"gpt": config["gpt"], "hyper": {k: v for k, v in config["hyper"].items() if k not in sampling}}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()

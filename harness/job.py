@@ -1,0 +1,208 @@
+"""One cell from demonstrations to record: the function that every launcher calls.
+
+    demonstrations -> split -> windows -> method (with its teacher) -> train -> weights -> rollouts -> metrics -> record
+
+An interrupted cell continues: training from its checkpoint, rollouts from the chunks that are finished.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.datasets import Demonstrations, load_demonstrations
+from harness import metrics, record, rollout, train, windows
+from harness.errors import UserError
+from harness.progress import Progress
+from harness.provenance import provenance
+from harness.registry import resolve_class
+from harness.seeds import derive
+from harness.shipped import WEIGHTS, policy_sha256
+from methods import policy
+from methods._transformer import GPTConfig
+from methods.base import Method, Shape
+
+Spec = dict[str, Any]  # made by harness.plan.spec
+HASH_FILE = "config_hash.txt"  # below a cell's working folder: which configuration its files belong to
+NOT_TRAINED = {"curve": {}, "val": {}, "steps": 0, "val_loss": None}
+TRAINED = "training.json"  # written after the weights: training is over
+
+
+@dataclass
+class Trained:
+    """A method ready to act, with what the record says of its weights and training."""
+
+    method: Method
+    sha256: str
+    training: dict[str, Any]
+    how: dict[str, Any] = field(default_factory=dict)  # precision and compilation that this machine allowed
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def run_cell(spec: Spec) -> dict[str, Any]:
+    """Run one cell and write its record, which is returned. Any error leaves no record; the launcher reports it."""
+    began = time.perf_counter()
+    torch.set_num_threads(spec["threads"])
+    workdir = prepare_workdir(spec)
+    progress = Progress(workdir)
+    try:
+        demos = load_data(spec)
+        if spec["evaluate_only"]:
+            method = load_teacher(spec)
+            ready = Trained(method, spec["teacher"]["sha256"], NOT_TRAINED)
+        else:
+            ready = train_method(spec, demos, workdir, progress)
+        rollouts_began = time.perf_counter()
+        episodes = run_rollouts(spec, ready.method, workdir, progress)
+        timings = ready.timings | {
+            "rollout_s": round(time.perf_counter() - rollouts_began, 3),
+            "total_s": round(time.perf_counter() - began, 3),
+        }
+        return record.write(
+            record.record_path(Path(spec["out"]), spec["key"]), make_record(spec, demos, ready, episodes, timings)
+        )
+    finally:
+        progress.close()
+
+
+def check(spec: Spec) -> None:
+    """Build the cell's configuration objects, so that a bad value is a UserError before anything is spent."""
+    try:
+        method_class = resolve_class(spec["class"])
+        method_class.Config(**spec["config"]["hyper"])
+        GPTConfig(**spec["config"]["gpt"])
+        train.TrainConfig(**spec["config"]["train"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{spec['task']}/{spec['method']}: {error}") from None
+
+
+def prepare_workdir(spec: Spec) -> Path:
+    """The cell's working folder; another configuration's files are removed, so that nothing resumes from them."""
+    workdir = record.work_path(Path(spec["out"]), spec["key"])
+    marker = workdir / HASH_FILE
+    if workdir.is_dir() and not (marker.is_file() and marker.read_text() == spec["config_hash"]):
+        for path in workdir.iterdir():
+            if path.name != "log.txt":
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    workdir.mkdir(parents=True, exist_ok=True)
+    record.write_atomic(marker, spec["config_hash"])
+    return workdir
+
+
+def load_data(spec: Spec) -> Demonstrations:
+    """The demonstrations that the plan saw; other ones are a UserError."""
+    demos = load_demonstrations(spec["task"], data_root=spec["data_root"])
+    if demos.identity != spec["data"]["identity"]:
+        raise UserError(f"the demonstrations of {spec['task']} changed while the run was going on: start it again")
+    return demos
+
+
+def load_teacher(spec: Spec) -> Method:
+    """The cell's teacher; for an evaluate-only cell, acting as the cell's own hyper block says. Notes its SHA-256."""
+    teacher = spec["teacher"]
+    path = Path(teacher["path"])
+    sha256 = policy_sha256(path)
+    if teacher["sha256"] is None:  # trained in this run folder: what its record says
+        out = Path(spec["out"])
+        teacher["sha256"] = record.read(record.record_path(out, teacher["cell"]), teacher["cell"])["weights"]["sha256"]
+    if sha256 != teacher["sha256"]:
+        raise UserError(f"{path} is not what the record of {teacher['cell']} says: delete that record and run again")
+    hyper = spec["config"]["hyper"] if spec["evaluate_only"] else teacher["hyper"]
+    return policy.load(path, lambda _name: resolve_class(teacher["class"]), **hyper).to(spec["device"])
+
+
+def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Progress) -> Trained:
+    """Train the cell's method, or load it where an earlier run has finished training."""
+    began = time.perf_counter()
+    config = spec["config"]
+    teacher = None if spec["teacher"] is None else load_teacher(spec)
+    # one split a task: what validates a student was never seen by its teacher, and their scalers agree
+    kept, held = windows.split(demos, seed=derive(spec["task"], "split"))
+    scaler = windows.fit_scaler(kept) if teacher is None else teacher.scaler
+    weights = workdir / WEIGHTS
+    training = finished_training(workdir)
+    if training is None:
+        torch.manual_seed(derive(spec["key"], "init"))
+        gpt = GPTConfig(**config["gpt"])
+        shape = Shape(spec["task_block"]["obs_dim"], spec["task_block"]["act_dim"], spec["task_block"]["goal_tokens"])
+        method_class = resolve_class(spec["class"])
+        method = method_class(method_class.Config(**config["hyper"]), shape, gpt, scaler, teacher).to(spec["device"])
+        train_config = train.TrainConfig(**config["train"])
+        progress.phase("train", train_config.steps)
+        result = train.train(
+            method,
+            windows.make_windows(kept, gpt.window, scaler),
+            windows.make_windows(held, gpt.window, scaler),
+            train_config,
+            seed=derive(spec["key"], "train"),
+            workdir=workdir,
+            on_progress=progress.report,
+        )
+        policy.save(method, weights, spec["method"])
+        held_out = result.val.get("loss", [])
+        training = {"curve": result.curve, "val": result.val, "steps": result.steps}
+        training |= {"val_loss": held_out[-1] if held_out else None, "sha256": policy_sha256(weights)}
+        training |= {"how": {"precision": result.precision, "compiled": result.compiled}}
+        record.write_atomic(workdir / TRAINED, json.dumps(record.plain(training)) + "\n")
+    # acting from the file, as everyone else will
+    method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
+    sha256, how = training.pop("sha256"), training.pop("how")
+    return Trained(method, sha256, training, how, {"train_s": round(time.perf_counter() - began, 3)})
+
+
+def finished_training(workdir: Path) -> dict[str, Any] | None:
+    """What training left when it ended, if its weights are still those."""
+    weights, marker = workdir / WEIGHTS, workdir / TRAINED
+    if not (marker.is_file() and weights.is_file() and weights.with_suffix(".json").is_file()):
+        return None
+    training: dict[str, Any] = json.loads(marker.read_bytes())
+    return training if policy_sha256(weights) == training["sha256"] else None
+
+
+def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) -> dict[str, list[Any]]:
+    """Evaluate the method in the simulation."""
+    count = spec["config"]["eval"]["rollouts"]
+    progress.phase("rollout", count)
+    return rollout.evaluate(
+        method.eval(),
+        spec["task_block"],
+        rollouts=count,
+        seed=derive(spec["key"], "rollout"),
+        threads=spec["threads"],
+        workdir=workdir,
+        on_progress=progress.report,
+    )
+
+
+def make_record(
+    spec: Spec, demos: Demonstrations, ready: Trained, episodes: dict[str, list[Any]], timings: dict[str, float]
+) -> record.Record:
+    """The record of a finished cell (schema: docs/architecture.md)."""
+    teacher = spec["teacher"]
+    data = {name: getattr(demos, name) for name in ("source", "origin", "identity", "sha256", "rows")}
+    return {
+        "schema": record.SCHEMA,
+        "cell": {"task": spec["task"], "method": spec["method"], "seed": spec["seed"]},
+        "status": "done",
+        "error": None,
+        "budget": spec["budget"],
+        "backend": spec["backend"],
+        "config": spec["config"],
+        "config_hash": spec["config_hash"],
+        "metric_version": spec["metric_version"],
+        "data": data | {"episodes": len(demos.episodes)},
+        "teacher": teacher and {name: teacher[name] for name in ("cell", "origin", "sha256")},
+        "weights": {"sha256": ready.sha256},
+        "metrics": metrics.compute(spec["task_block"], episodes),
+        "episodes": episodes,
+        "training": ready.training,
+        "parameters": sum(p.numel() for p in ready.method.parameters()),
+        "provenance": provenance(spec["device"], spec["threads"]) | ready.how,
+        "timings": timings,
+    }

@@ -1,0 +1,247 @@
+"""The plan: which cells to run, with which configuration, in which order. A DAG, made before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import record as records
+from harness import shipped
+from harness.config import Config, Sets, digest, resolve
+from harness.errors import UserError
+from harness.registry import Suites
+
+BACKEND = "builtin"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where a task's demonstrations come from: `official` or `scripted`, and what identifies them."""
+
+    source: str
+    identity: str
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The policy that a cell starts from: another cell's (`trained`) or one that comes with the project (`shipped`)."""
+
+    cell: str
+    origin: str
+    path: str
+    sha256: str | None  # known beforehand for a shipped one
+    hyper: dict[str, Any]  # the teacher's own resolved hyper block
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (task, method, seed) with everything that decides its result."""
+
+    task: str
+    method: str
+    seed: int
+    role: str
+    config: Config
+    data: Data
+    teacher: Teacher | None
+    config_hash: str
+    needs: tuple[str, ...] = ()
+    requested: bool = True  # False: added because another cell needs it
+    state: records.State = field(default=records.State("missing"), compare=False)
+
+    @property
+    def key(self) -> str:
+        return records.key_of(self.task, self.method, self.seed)
+
+    @property
+    def evaluate_only(self) -> bool:
+        """True when the cell's weights exist already: one-step cells and shipped teachers."""
+        return self.role == "one_step" or (self.role == "teacher" and self.teacher is not None)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    tasks: list[str]
+    methods: list[str]
+    seeds: list[int]
+    budget: str
+    sets: Sets
+    out: Path
+    train_teachers: bool = False
+    teachers: Path = shipped.TEACHERS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in an order that respects `needs`."""
+
+    cells: tuple[Cell, ...]
+    budget: str
+    out: Path
+
+    @property
+    def to_run(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.state.name != "done"]
+
+
+def build(suites: Suites, request: Request, data: dict[str, Data], metric_version: int | str) -> Plan:
+    """The cells asked for and the teachers they need, each with its state in the out folder."""
+    cells: dict[str, Cell] = {}
+
+    def add(task: str, method: str, seed: int, requested: bool) -> Cell:
+        key = records.key_of(task, method, seed)
+        if key not in cells:
+            cells[key] = make_cell(task, method, seed, requested)
+        elif requested:
+            cells[key] = replace(cells[key], requested=True)
+        return cells[key]
+
+    def make_cell(task: str, method: str, seed: int, requested: bool) -> Cell:
+        block = suites.methods[method]
+        config = resolve(suites, task, method, request.budget, request.sets)
+        teacher, needs, weights = None, (), None
+        source = method if block["role"] == "teacher" else block.get("teacher")
+        if source is not None:
+            hyper = resolve(suites, task, source, request.budget, request.sets)["hyper"]
+            given = find_shipped(task, source)
+            if given is not None:
+                weights = {"origin": "shipped", "sha256": given.sha256}
+                teacher = Teacher(records.key_of(task, source, 0), "shipped", str(given.path), given.sha256, hyper)
+            elif source != method:
+                needed = add(task, source, 0, requested=False)
+                path = records.work_path(request.out, needed.key) / shipped.WEIGHTS
+                weights = {"origin": "trained", "config_hash": needed.config_hash}
+                teacher = Teacher(needed.key, "trained", str(path), None, hyper)
+                needs = (needed.key,)
+        identity = {"config": config, "data": data[task].identity, "metric_version": metric_version}
+        config_hash = digest({**identity, "backend": BACKEND, "teacher": weights})
+        return Cell(task, method, seed, block["role"], config, data[task], teacher, config_hash, needs, requested)
+
+    def find_shipped(task: str, method: str) -> shipped.Shipped | None:
+        if request.train_teachers:
+            return None
+        config = resolve(suites, task, method, request.budget, request.sets)
+        sampling = suites.methods[method].get("sampling", [])
+        return shipped.find(request.teachers, data[task].source, task, method, config, sampling, data[task].identity)
+
+    for task in request.tasks:
+        for method in request.methods:
+            for seed in [0] if suites.methods[method]["seeds"] == "first" else request.seeds:
+                add(task, method, seed, requested=True)
+    return Plan(tuple(with_states(in_order(cells.values()), request.out)), request.budget, request.out)
+
+
+def in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells whose needs are met first; otherwise as they came. A circle of needs is a ValueError."""
+    waiting, done, ordered = list(cells), set(), []
+    while waiting:
+        ready = [cell for cell in waiting if done.issuperset(cell.needs)]
+        if not ready:
+            raise ValueError(f"these cells need one another: {', '.join(cell.key for cell in waiting)}")
+        ordered += ready
+        done.update(cell.key for cell in ready)
+        waiting = [cell for cell in waiting if cell.key not in done]
+    return ordered
+
+
+def with_states(cells: list[Cell], out: Path) -> list[Cell]:
+    """Each cell with what its record says. A done teacher whose weights are gone, but needed, counts as missing."""
+    stated = [replace(cell, state=records.state(out, cell.key, cell.config_hash)) for cell in cells]
+    needed = {need for cell in stated if cell.state.name != "done" for need in cell.needs}
+    return [weights_checked(cell, out) if cell.key in needed else cell for cell in stated]
+
+
+def weights_checked(cell: Cell, out: Path) -> Cell:
+    """A done cell's own weights must still be there and be those of its record."""
+    if cell.state.name != "done" or cell.state.record is None:
+        return cell
+    path = records.work_path(out, cell.key) / shipped.WEIGHTS
+    if path.is_file() and path.with_suffix(".json").is_file():
+        if shipped.policy_sha256(path) == shipped.sha256_in(cell.state.record):
+            return cell
+        return replace(cell, state=records.State("missing", why="its weights are not those of its record"))
+    return replace(cell, state=records.State("missing", why="its weights are gone and a student needs them"))
+
+
+def settle(plan: Plan, overwrite: bool) -> list[str]:
+    """Make room for the cells to run: set broken records aside, and other configurations' on `overwrite`.
+
+    Returns what was done, a line each. Without `overwrite`, another configuration's record is a UserError.
+    """
+    others = [cell for cell in plan.cells if cell.state.name == "other"]
+    if others and not overwrite:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise UserError(
+            f"{records.record_path(plan.out, others[0].key)}{more} {others[0].state.why}: "
+            "choose another --out, or pass --overwrite to move the old aside"
+        )
+    done = []
+    for cell in plan.cells:
+        if cell.state.name in ("other", "corrupt"):
+            path = records.record_path(plan.out, cell.key)
+            moved = records.set_aside(path, "old" if cell.state.name == "other" else "corrupt")
+            done.append(f"{path} {cell.state.why}; set aside as {moved.name}")
+    return done
+
+
+def save(plan: Plan, seeds: list[int]) -> Path:
+    """Write the plan below `<out>/plans/`, named after its content, for `status` and `tables`."""
+    cells = [
+        {"task": c.task, "method": c.method, "seed": c.seed, "config_hash": c.config_hash, "needs": list(c.needs)}
+        for c in plan.cells
+    ]
+    content = {"schema": SCHEMA, "budget": plan.budget, "seeds": seeds, "cells": cells}
+    path = plan.out / "plans" / f"{digest(content)[:16]}.json"
+    if not path.exists():
+        records.write_atomic(path, json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def saved_cells(out: Path) -> dict[str, dict[str, Any]]:
+    """Every cell that any plan saved in `out` has: key -> its entry."""
+    cells: dict[str, dict[str, Any]] = {}
+    for path in sorted((out / "plans").glob("*.json"), key=lambda p: (p.stat().st_mtime, p.name)):
+        try:
+            content = json.loads(path.read_bytes())
+            cells |= {records.key_of(c["task"], c["method"], c["seed"]): c for c in content["cells"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a plan that this version wrote ({error!r}): delete it") from None
+    return cells
+
+
+def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric_version: int | str) -> dict[str, Any]:
+    """Everything that `job.run_cell` needs, as plain data that any launcher can carry.
+
+    `options`: data_root, threads, device.
+    """
+    return {
+        "key": cell.key,
+        "task": cell.task,
+        "method": cell.method,
+        "seed": cell.seed,
+        "role": cell.role,
+        "budget": plan.budget,
+        "backend": BACKEND,
+        "out": str(plan.out),
+        "class": suites.methods[cell.method]["class"],
+        "task_block": {k: v for k, v in suites.tasks[cell.task].items() if k not in ("gpt", "method")},
+        "config": cell.config,
+        "config_hash": cell.config_hash,
+        "metric_version": metric_version,
+        "data": {"source": cell.data.source, "identity": cell.data.identity},
+        "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites),
+        "evaluate_only": cell.evaluate_only,
+        **options,
+    }
+
+
+def teacher_spec(teacher: Teacher, suites: Suites) -> dict[str, Any]:
+    """A teacher as plain data, with the class that its weights belong to."""
+    method = teacher.cell.split("/")[1]
+    return {**vars(teacher), "class": suites.methods[method]["class"]}

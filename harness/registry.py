@@ -1,0 +1,141 @@
+"""What exists: the suite files in memory, and the names of the command line turned into tasks, methods and seeds.
+
+Imports neither torch nor a simulator: `class` and `env` stay strings until a cell runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError, unknown
+
+SUITES = Path(__file__).parent / "suites"
+ROLES = ("teacher", "one_step", "student", "scratch")
+METHOD_KEYS = {"class", "role", "title", "teacher", "seeds", "sampling", "hyper", "train", "budget"}
+TASK_KEYS = {"title", "env", "gym_id", "obs_dim", "act_dim", "modes", "entropy", "rollouts", "gpt"}
+BUDGET_KEYS = {"about", "rollouts"}
+MAX_SEED = 10_000
+
+
+@dataclass(frozen=True)
+class Suites:
+    """The suite files: `tasks`, `methods` and `budgets` map a name to its block; `names`, `tables`: those files."""
+
+    tasks: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]
+    budgets: dict[str, dict[str, Any]]
+    names: dict[str, dict[str, Any]]
+    tables: dict[str, dict[str, Any]]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """One TOML file; a missing or malformed one is a UserError."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read the suite file {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def load_suites(folder: Path | None = None) -> Suites:
+    """Read and check the five suite files of a folder (default: the project's own)."""
+    folder = Path(folder) if folder is not None else SUITES
+    suites = Suites(
+        *(read_toml(folder / f"{name}.toml") for name in ("tasks", "methods", "budgets", "names", "tables"))
+    )
+    for name, block in suites.methods.items():
+        check_method(suites, name, block)
+    for name, block in suites.tasks.items():
+        if missing := TASK_KEYS - block.keys():
+            raise UserError(f"tasks.toml [{name}] lacks {', '.join(sorted(missing))}")
+        for method in block.get("method", {}):
+            if method not in suites.methods:
+                raise unknown("method", method, suites.methods, f"in tasks.toml [{name}.method]")
+    for name, block in suites.budgets.items():
+        if block.keys() != BUDGET_KEYS:
+            raise UserError(f"budgets.toml [{name}] must have exactly {', '.join(sorted(BUDGET_KEYS))}")
+    return suites
+
+
+def check_method(suites: Suites, name: str, block: dict[str, Any]) -> None:
+    """A method block has the right keys, and its teacher and budgets exist."""
+    for key in block:
+        if key not in METHOD_KEYS:
+            raise unknown("key", key, METHOD_KEYS, f"in methods.toml [{name}]")
+    role = block.get("role")
+    if role not in ROLES:
+        raise UserError(f"methods.toml [{name}] role must be one of {', '.join(ROLES)}. Got {role!r}")
+    needed = {"class", "title", "seeds", "hyper"} | ({"train"} if role != "one_step" else set())
+    needed |= {"teacher"} if role in ("one_step", "student") else set()
+    if missing := needed - block.keys():
+        raise UserError(f"methods.toml [{name}] lacks {', '.join(sorted(missing))}")
+    if block["seeds"] not in ("first", "all"):
+        raise UserError(f'methods.toml [{name}] seeds must be "first" or "all". Got {block["seeds"]!r}')
+    for budget in block.get("budget", {}):
+        if budget not in suites.budgets:
+            raise unknown("budget", budget, suites.budgets, f"in methods.toml [{name}.budget]")
+    teacher = block.get("teacher")
+    if teacher is not None and suites.methods.get(teacher, {}).get("role") != "teacher":
+        raise UserError(f"methods.toml [{name}] teacher {teacher!r} is not a method with role teacher")
+
+
+def select(kind: str, text: str, built: dict[str, Any], names: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Names from a comma-separated list -> (those to run, those that `all` stands for but have no block yet).
+
+    `kind` is "task" or "method". Naming one explicitly that has no block yet, or none at all, is a UserError.
+    """
+    known = [*names["all"], *names["extra"], *(n for n in built if n not in names["all"] + names["extra"])]
+    groups: dict[str, list[str]] = names.get("groups", {})
+    chosen: list[str] = []
+    absent: list[str] = []
+    for word in (part.strip() for part in text.split(",")):
+        if not word:
+            continue
+        if word == "all":
+            chosen += [name for name in names["all"] if name in built]
+            absent += [name for name in names["all"] if name not in built]
+        elif word not in groups and word not in known:
+            raise unknown(kind, word, [*known, *groups, "all"])
+        else:
+            for name in groups.get(word, [word]):
+                if name not in built:
+                    raise UserError(f"{kind} {name!r} is not available yet. Available: {', '.join(built)}")
+                chosen.append(name)
+    if not chosen:
+        raise UserError(f"no {kind} given: name at least one of {', '.join(built) or 'none'}, or all")
+    return list(dict.fromkeys(chosen)), list(dict.fromkeys(absent))
+
+
+def select_seeds(text: str) -> list[int]:
+    """`4` -> [0, 1, 2, 3]; `3,7` -> [3, 7]; `3,` -> [3]."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts if part) or not any(parts):
+        raise UserError(f"--seeds must be a count (4 means 0,1,2,3) or a list such as 3,7. Got {text[:80]!r}")
+    numbers = [int(part) for part in parts if part]
+    if len(parts) == 1:
+        if not 1 <= numbers[0] <= MAX_SEED:
+            raise UserError(f"--seeds {numbers[0]}: the count must be between 1 and {MAX_SEED}")
+        return list(range(numbers[0]))
+    if max(numbers) > MAX_SEED:
+        raise UserError(f"--seeds {max(numbers)}: a seed must be at most {MAX_SEED}")
+    return list(dict.fromkeys(numbers))
+
+
+def resolve_class(path: str) -> Any:
+    """`package.module:Name` -> the object, imported now."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def method_class(name: str) -> Any:
+    """The class of a registered method of the project's own suites, imported now."""
+    methods = load_suites().methods
+    if name not in methods:
+        raise unknown("method", name, methods)
+    return resolve_class(methods[name]["class"])
