@@ -79,31 +79,6 @@ def _per_context_drop(rollouts: list[Rollout], modes: int) -> float:
     return float(np.mean(values)) if values else 0.0
 
 
-VARIANTS:
-        raise UserError(f"metrics: unknown entropy {variant!r}; possible: {', '.join(VARIANTS)}")
-    if modes < 2:
-        raise UserError(f"metrics: an entropy needs at least 2 modes, got {modes}")
-    rollouts = [(_key(c), bool(s), m) for s, m, c in zip(success, mode, context, strict=True)]
-    return VARIANTS[variant](rollouts, modes)
-
-
-Rollout = tuple[Hashable, bool, Hashable]  # context, success, mode
-
-
-def _pooled(rollouts: list[Rollout], modes: int) -> float:
-    return _entropy((m for _, s, m in rollouts if s), modes)
-
-
-def _per_context_zero(rollouts: list[Rollout], modes: int) -> float:
-    return float(np.mean(list(_by_context(rollouts, modes).values())))
-
-
-def _per_context_drop(rollouts: list[Rollout], modes: int) -> float:
-    solved = {c for c, s, _ in rollouts if s}
-    values = [value for c, value in _by_context(rollouts, modes).items() if c in solved]
-    return float(np.mean(values)) if values else 0.0
-
-
 VARIANTS: dict[str, Callable[[list[Rollout], int], float]] = {
     "pooled": _pooled,
     "per_context_zero": _per_context_zero,
