@@ -183,6 +183,20 @@ def test_the_first_position_in_a_band_decides_and_borders_do_not():
     assert avoiding_mode(np.array([(0.45, -0.1), (0.4, 0.08), (0.3, 0.25)])) == ""
 
 
+def test_the_environment_gives_the_same_modes():
+    from envs.avoiding import AvoidingBatch, update_mode
+
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        path = np.stack(
+            [rng.uniform(0.2, 0.8, 60), np.linspace(-0.28, rng.uniform(0.0, 0.4), 60), np.zeros(60)], axis=1
+        )
+        row = np.zeros((1, 9), dtype=np.float32)
+        for position in path:
+            update_mode(row, position[None])
+        assert AvoidingBatch.mode_name(row[0]) == avoiding_mode(path[:, :2])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Scripted demonstrations and their cache
 # ---------------------------------------------------------------------------------------------------------------------
