@@ -1,0 +1,220 @@
+"""What all tasks share: a batch of simulations stepped together, in the original's order of events.
+
+One step of a simulation (source: the original's `env.step`):
+
+    set-point -> observation and end of episode, from the state BEFORE the physics -> physics -> counter -> mode AFTER it
+
+So the observation that step k returns is the state in which set-point k was given: together with set-point k it is row k of
+a demonstration. A goal reached by the physics of step k is noticed by step k + 1, which still executes its action.
+
+Letters: n simulations, D numbers an observation, A numbers an action.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from envs import _control
+from envs._sim import Simulations
+from harness.errors import UserError
+
+StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
+
+
+class BatchEnv:
+    """N simulations of a task with the Cartesian controller. A task sets the constants and implements the hooks."""
+
+    obs_dim: int
+    act_dim: int
+    mode_dim: int
+    action_bound = 0.01  # m; the original's action space says so and enforces nothing
+    max_steps: int
+    substeps: int = 35  # physics steps of 1 ms a control step
+    start_qpos: np.ndarray  # (9,) robot joints and fingers after a reset
+    start_qvel: np.ndarray
+
+    def __init__(self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None):
+        self.sims = Simulations(self.model(), num_envs, num_threads)
+        n = self.num_envs = len(self.sims)
+        if max_steps is not None:
+            if int(max_steps) != max_steps or max_steps < 1:
+                raise UserError(f"max_steps must be a positive integer, got {max_steps!r}")
+            self.max_steps = int(max_steps)
+        self.active = np.zeros(n, bool)
+        self.success = np.zeros(n, bool)
+        self.terminated = np.zeros(n, bool)
+        self.truncated = np.zeros(n, bool)
+        self.count = np.zeros(n, np.int64)  # control steps since the reset
+        self.mode = np.zeros((n, self.mode_dim))
+        self.tcp_pos = np.zeros((n, 3))
+        self.setpoint = np.zeros((n, 7))  # xyz m, quaternion wxyz
+        self.obs = np.zeros((n, self.obs_dim), np.float32)
+        self._desired = np.zeros((n, 7))
+        self._desired_velocity = np.zeros((n, 7))
+        self._started = np.zeros(n, bool)
+        self._was_reset = np.zeros(n, bool)
+
+    # ---- hooks of a task -------------------------------------------------------------------------------------------
+    @classmethod
+    def build_spec(cls, visual: bool = False) -> mujoco.MjSpec:
+        """The task's scene."""
+        raise NotImplementedError
+
+    def _contexts(self, ids: np.ndarray, contexts: Sequence | None, seeds: Sequence[int] | None) -> None:
+        """Applies one context to each of ids."""
+        raise NotImplementedError
+
+    def _target(self, actions: np.ndarray) -> np.ndarray:
+        """(n, 7) set-points that the policy's actions (n, A) ask for."""
+        raise NotImplementedError
+
+    def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
+        """(len(ids), D) observations; tcp (len(ids), 3) m is the tool centre point, `self.setpoint` the desired one."""
+        raise NotImplementedError
+
+    def _finish(self, ids: np.ndarray) -> np.ndarray:
+        """(len(ids),) bool: early end of the episode, judged before the physics."""
+        raise NotImplementedError
+
+    def _update_mode(self, ids: np.ndarray) -> None:
+        """Recomputes `self.mode` after the physics."""
+        raise NotImplementedError
+
+    # ---- the same for every task -----------------------------------------------------------------------------------
+    @classmethod
+    @functools.cache
+    def model(cls) -> mujoco.MjModel:
+        """The compiled scene, without what is only drawn; one for all instances of the process."""
+        return cls.build_spec().compile()
+
+    def reset(self, contexts: Sequence | None = None, seeds: Sequence[int] | None = None, ids=None) -> np.ndarray:
+        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D) float32."""
+        ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, np.int64).reshape(-1)
+        for what, given in (("contexts", contexts), ("seeds", seeds)):
+            if given is not None and len(given) != len(ids):
+                raise UserError(f"reset of {len(ids)} environments needs as many {what}, got {len(given)}")
+        for i in ids:
+            self.sims.place(i, self._start_qpos(i), self._start_qvel(i))
+        self._contexts(ids, contexts, seeds)
+        self._begin(ids)
+        return self.obs.copy()
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """One control step with the policy's actions (n, A): see the module's head for the order of events.
+
+        Returns observations (n, D) float32, reward (n,), terminated (n,), truncated (n,), info. Simulations that have
+        ended are not stepped; they keep their last values.
+        """
+        return self._step(self._target(self._checked(actions, self.act_dim, "actions")))
+
+    def step_absolute(self, setpoints: np.ndarray) -> StepResult:
+        """One control step towards absolute poses (n, 7): xyz in m and quaternion wxyz, as the original's `step` takes."""
+        return self._step(self._checked(setpoints, 7, "set-points"))
+
+    def restore(self, i: int, recording: Any, k: int) -> np.ndarray:
+        """Puts simulation i into row k of a recording (a path or a mapping of its arrays); returns its observation (D,).
+
+        The recording's keys are those of the reference traces: actions (T, 7) set-points, qpos, qvel, tcp_pos,
+        ctrl_des_q, ctrl_des_qd (T + 1 rows; row k is the state in which action k is given), success and mode (T).
+        """
+        if not (0 <= i < self.num_envs and int(i) == i):
+            raise UserError(f"no environment {i!r}: the batch has 0 to {self.num_envs - 1}")
+        rec = read_recording(recording)
+        last = len(rec["qpos"]) - 1
+        if not (0 <= k <= last and int(k) == k):
+            raise UserError(f"no row {k!r} in this recording: it has rows 0 to {last}")
+        width = self.sims.model.nq
+        if rec["qpos"].shape[1] != width or rec["mode"].shape[1:] != (self.mode_dim,):
+            raise UserError(
+                f"the recording is of another task: {rec['qpos'].shape[1]} positions and modes of shape "
+                f"{rec['mode'].shape[1:]}, expected {width} and ({self.mode_dim},)"
+            )
+        self.sims.place(i, rec["qpos"][k], rec["qvel"][k])
+        ids = np.array([i])
+        self._begin(ids)
+        self.count[i] = k
+        if k > 0:
+            self.setpoint[i] = rec["actions"][k - 1]
+            self.success[i] = rec["success"][k - 1]
+            self.mode[i] = rec["mode"][k - 1]
+            self.obs[i] = self._observe(ids, rec["tcp_pos"][k - 1 : k])[0]
+        if np.isfinite(rec["ctrl_des_q"][k]).all():
+            self._desired[i], self._desired_velocity[i] = rec["ctrl_des_q"][k], rec["ctrl_des_qd"][k]
+            self._started[i] = True
+        return self.obs[i].copy()
+
+    def info(self) -> dict[str, np.ndarray]:
+        """success (n,) so far, mode (n, …) so far, tcp_pos (n, 3) m after the last physics."""
+        return {"success": self.success.copy(), "mode": self.mode.copy(), "tcp_pos": self.tcp_pos.copy()}
+
+    def close(self) -> None:
+        """Ends the threads of the batch."""
+        self.sims.close()
+
+    def _start_qpos(self, i: int) -> np.ndarray:
+        return self.start_qpos
+
+    def _start_qvel(self, i: int) -> np.ndarray:
+        return self.start_qvel
+
+    def _begin(self, ids: np.ndarray) -> None:
+        """Book-keeping of an episode's start, from the state that ids are in."""
+        self.tcp_pos[ids] = tcp = self.sims.tcp_positions(ids)
+        self.setpoint[ids, :3], self.setpoint[ids, 3:] = tcp, (0.0, 1.0, 0.0, 0.0)
+        self.active[ids] = self._was_reset[ids] = True
+        self.success[ids] = self.terminated[ids] = self.truncated[ids] = self._started[ids] = False
+        self.count[ids] = 0
+        self.mode[ids] = 0.0
+        self._desired[ids] = self._desired_velocity[ids] = 0.0
+        self.obs[ids] = self._observe(ids, tcp)
+
+    def _checked(self, rows: np.ndarray, width: int, what: str) -> np.ndarray:
+        """rows as an (n, width) float array, or a clear error."""
+        if not self._was_reset.all():
+            raise UserError("step before reset: call reset() first")
+        rows = np.asarray(rows, float)
+        if rows.shape != (self.num_envs, width):
+            raise UserError(f"{what} must have shape ({self.num_envs}, {width}), got {rows.shape}")
+        bad = self.active & ~np.isfinite(rows).all(1)
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            raise UserError(f"{what} must be finite; environment {i} got {rows[i].tolist()}")
+        return rows
+
+    def _step(self, target: np.ndarray) -> StepResult:
+        ids = np.flatnonzero(self.active)
+        before = self.success.copy()
+        self.setpoint[ids] = target[ids]
+        self.obs[ids] = self._observe(ids, self.tcp_pos[ids])
+        self.terminated[ids] = self._finish(ids)
+        self.truncated[ids] = ~self.terminated[ids] & (self.count[ids] >= self.max_steps - 1)
+        self.sims.run(
+            _control.cartesian_steps, ids, self.sims.robot_qpos, self.sims.robot_qvel, self.setpoint,
+            self._desired, self._desired_velocity, self._started, self.substeps,
+        )  # fmt: skip
+        self.count[ids] += 1
+        self.tcp_pos[ids] = self.sims.tcp_positions(ids)
+        self._update_mode(ids)
+        self.active &= ~(self.terminated | self.truncated)
+        reward = (self.success & ~before).astype(np.float32)
+        return self.obs.copy(), reward, self.terminated.copy(), self.truncated.copy(), self.info()
+
+
+def read_recording(recording: Any) -> Mapping[str, np.ndarray]:
+    """The arrays of a recording given as a path to an .npz file, an open one, or a mapping."""
+    if isinstance(recording, (str, Path)):
+        if not Path(recording).is_file():
+            raise UserError(f"no recording at {recording}")
+        with np.load(recording, allow_pickle=False) as file:
+            recording = {key: file[key] for key in file.files}
+    needed = ("actions", "qpos", "qvel", "tcp_pos", "ctrl_des_q", "ctrl_des_qd", "success", "mode")
+    missing = [key for key in needed if key not in recording]
+    if missing:
+        raise UserError(f"the recording lacks {', '.join(missing)}; needed: {', '.join(needed)}")
+    return {key: np.asarray(recording[key]) for key in needed}
