@@ -87,7 +87,7 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
     apply(config, own, f"in tasks.toml [{task}.method.{method}]")
     apply(config, block.get("budget", {}).get(budget, {}), f"in methods.toml [{method}.budget.{budget}]")
     apply(config, own_budget, f"in tasks.toml [{task}.method.{method}.budget.{budget}]")
-    apply(config, sets.get(method, {}), f"in --set {method}.…")
+    apply(config, sets.get(method, {}), f"in --set {method}.KEY=VALUE")
     if config["eval"]["rollouts"] < 1:
         raise UserError(f"rollouts must be at least 1. Got {config['eval']['rollouts']} for {method}")
     return config

@@ -128,7 +128,7 @@ def check(record: Any) -> None:
     if record.get("schema") != SCHEMA:
         raise InvalidRecord(f"has schema {str(record.get('schema'))[:20]!r}; this version reads {SCHEMA}")
     for name, kind in KEYS.items():
-        if not isinstance(record.get(name, KEYS), kind):
+        if name not in record or not isinstance(record[name], kind):
             raise InvalidRecord(f"lacks {name!r}, or it has the wrong type")
     if record["cell"].keys() != {"task", "method", "seed"}:
         raise InvalidRecord("has a malformed 'cell'")

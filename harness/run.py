@@ -21,16 +21,15 @@ from harness.metrics import METRIC_VERSION
 from harness.registry import Suites, load_suites, select, select_seeds
 
 
-def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list[int]]:
-    """The plan that the options ask for, and the seeds. Reads data and records, writes nothing."""
+def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list[int], list[str]]:
+    """The plan that the options ask for, the seeds, and remarks. Reads data and records, writes nothing."""
     from envs.datasets import identify
 
     seeds = select_seeds(args.seeds)
     methods, no_methods = select("method", args.methods, suites.methods, suites.names["methods"])
     tasks, no_tasks = select("task", args.tasks, suites.tasks, suites.names["tasks"])
-    for kind, absent in (("methods", no_methods), ("tasks", no_tasks)):
-        if absent:
-            say(f"all {kind}: without {', '.join(absent)} (not available yet)")
+    absent = {"methods": no_methods, "tasks": no_tasks}
+    remarks = [f"all {kind}: without {', '.join(names)} (not available yet)" for kind, names in absent.items() if names]
     sets = parse_sets(suites, args.set)
     if args.budget not in suites.budgets:
         raise unknown("budget", args.budget, suites.budgets)
@@ -45,7 +44,7 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     }
     if idle := sets.keys() - used:
         raise UserError(f"--set names {', '.join(sorted(idle))}, which this plan does not run")
-    return made, seeds
+    return made, seeds, remarks
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -95,9 +94,11 @@ def main(argv: list[str]) -> int:
     args = cli.run_parser("python -m harness.run").parse_args(argv)
     check_numbers(args)
     suites = load_suites(args.suites)
-    made, seeds = make_plan(args, suites)
+    made, seeds, remarks = make_plan(args, suites)
     default_workers = 1 if args.device != "cpu" else max(1, cli.cores() // args.threads)
     workers = args.workers if args.workers is not None else min(default_workers, max(1, len(made.to_run)))
+    for line in remarks:
+        say(line)
     show_plan(made, suites, workers, args.threads)
     if args.dry_run:
         return 0

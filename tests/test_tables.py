@@ -1,0 +1,140 @@
+"""Tables from records: golden text, missing cells, fewer seeds, the paper's numbers."""
+
+import csv
+import io
+import json
+
+import pytest
+from standins import verb, write_record
+
+from harness import plan, record, registry, table_text, tables
+from harness.errors import UserError
+
+SUITES = registry.load_suites()
+
+
+@pytest.fixture
+def out(tmp_path):
+    """BESO on one seed, VDD-VE on three of four planned."""
+    given = {"cell": "avoiding/beso/0", "origin": "shipped", "sha256": "s"}
+    write_record(tmp_path, "avoiding", "beso", 0, metrics={"success": 0.9, "entropy": 0.8})
+    for seed, success in enumerate((0.9, 0.95, 1.0)):
+        metrics = {"success": success, "entropy": 0.5}
+        write_record(tmp_path, "avoiding", "vdd_ve", seed, metrics=metrics, teacher=given)
+    cells = [{"task": "avoiding", "method": "vdd_ve", "seed": i, "config_hash": "h", "needs": []} for i in range(4)]
+    record.write_atomic(tmp_path / "plans" / "p.json", json.dumps({"schema": 1, "cells": cells}))
+    return tmp_path
+
+
+def one(out, name):
+    return tables.build(out, SUITES, [name])[0]
+
+
+def test_markdown(out):
+    shown = table_text.table_text(one(out, "1a").present(), "md")
+    assert shown == (
+        "**Table 1a: success rate (Kitchen: return)**\n\n"
+        "| Task | VE (BESO) | VDD-VE |\n"
+        "| --- | :---: | :---: |\n"
+        "| Avoiding | 0.90 (0.96, -0.06) | 0.95 ± 0.04 (0.95, +0.00) n=3 |\n\n"
+        "_demonstrations: scripted (96 episodes); budget: smoke; simulation: builtin_  \n"
+        "_ours: mean ± standard deviation over seeds (paper, difference); n: fewer seeds than planned; --: no record_\n"
+    )
+
+
+def test_latex(out):
+    shown = table_text.table_text(one(out, "1a").present(), "latex").splitlines()
+    assert shown[5:] == [
+        r"\toprule",
+        r"Task & VE (BESO) & VDD-VE \\",
+        r"\midrule",
+        r"Avoiding & $0.90$ {\scriptsize (0.96, $-0.06$)} & "
+        r"$0.95 \pm 0.04$ {\scriptsize (0.95, $+0.00$)} {\scriptsize $n=3$} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    assert r"$\pm$ standard deviation" in shown[3] and "±" not in "".join(shown)
+
+
+def test_csv(out):
+    rows = list(csv.DictReader(io.StringIO(tables.render(one(out, "1a"), "csv"))))
+    assert len(rows) == 9 * 8 and tuple(rows[0]) == tables.CSV_HEAD
+    (vdd,) = [row for row in rows if (row["task"], row["method"]) == ("avoiding", "vdd_ve")]
+    low, high = float(vdd.pop("ci_low")), float(vdd.pop("ci_high"))
+    assert 0.9 <= low < 0.95 < high <= 1.0
+    assert vdd == {
+        "table": "1a", "task": "avoiding", "method": "vdd_ve", "metric": "success", "ours_mean": "0.95",
+        "ours_std": "0.0408248", "n": "3", "n_planned": "4", "paper_mean": "0.95", "paper_std": "0.01", "diff": vdd["diff"],
+        "data": "scripted", "budget": "smoke", "backend": "builtin", "teacher": "shipped",
+    }  # fmt: skip
+    assert abs(float(vdd["diff"])) < 1e-9
+    (missing,) = [row for row in rows if (row["task"], row["method"]) == ("pushing", "cd")]
+    assert (missing["ours_mean"], missing["n"], missing["paper_mean"]) == ("", "0", "0.66")
+
+
+def test_a_missing_cell_is_visible(out):
+    shown = table_text.table_text(one(out, "1a"), "md")
+    assert "| Pushing | -- (0.74) | -- (0.78) |" in shown
+    assert "-0.00" not in shown
+
+
+def test_every_printed_number_has_its_place():
+    for name, block in SUITES.tables.items():
+        paper = tables.read_paper(block["paper"])
+        wanted = {(row["row"], method, row["metric"]) for row in block["rows"] for method in block["columns"]}
+        assert wanted <= paper.keys(), name
+    placed = {
+        (block["paper"], row["row"], method, row["metric"])
+        for block in SUITES.tables.values()
+        for row in block["rows"]
+        for method in block["columns"]
+    }
+    assert len(placed) == sum(len(tables.read_paper(name)) for name in ("table1.csv", "table2.csv"))
+
+
+def test_a_broken_record_is_named_and_left_out(out):
+    path = record.record_path(out, "avoiding/beso/0")
+    path.write_bytes(path.read_bytes()[:50])
+    table = one(out, "1a")
+    assert table.entries["avoiding"]["beso"].values == ()
+    assert any("avoiding/beso/0.json" in note and "cut off" in note for note in table.notes)
+
+
+def test_bootstrap_is_reproducible():
+    values = (0.9, 0.95, 1.0, 0.7)
+    assert tables.interval(values) == tables.interval(values)
+    assert tables.interval((0.5,)) is None and tables.interval((0.5, 0.5)) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("text", ["a_b & 5% #1 {x} ^~ \\ $", "<b>|x|</b>\n"])
+def test_specials_are_escaped(text):
+    import re
+
+    latex = table_text.latex_escape(text)
+    assert not re.search(r"(?<!\\)[&%#_]", latex.replace(r"\textbackslash{}", ""))
+    markdown = table_text.markdown_escape(text)
+    assert "<" not in markdown and "\n" not in markdown and not re.search(r"(?<!\\)\|", markdown)
+
+
+def test_the_verb_prints_and_writes(out, capsys):
+    assert verb("tables", "--out", str(out), "--table", "1", "--format", "latex") == 0
+    printed = capsys.readouterr().out
+    assert printed.count(r"\begin{table}") == 2
+    assert {p.name for p in (out / "tables").iterdir()} == {
+        f"table_{name}.{ending}" for name in ("1a", "1b") for ending in ("csv", "md", "tex")
+    }
+    with pytest.raises(UserError, match="no table"):
+        tables.choose("9", SUITES)
+
+
+def test_the_summary_shows_what_there_is(out):
+    text = "\n".join(tables.summary(out, SUITES))
+    assert "Table 1a" in text and "Table 1b" in text and "Pushing" not in text and "VP-1" not in text
+    assert text.count("0.95 ± 0.04") == 1  # Table 2 repeats nothing
+
+
+def test_saved_plan_of_another_shape_is_named(out):
+    (out / "plans" / "x.json").write_text("[]")
+    with pytest.raises(UserError, match=r"x\.json"):
+        plan.saved_cells(out)
