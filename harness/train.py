@@ -1,0 +1,271 @@
+"""The one training loop: phases, optimisers, learning-rate schedule, weight averaging, exact resumption.
+
+A method says what an iteration consists of (`Method.phases`) and what its losses are; everything else is here.
+
+Resumption is exact: `train.ckpt.safetensors` holds weights, averages, optimiser moments, both random states, the position and
+the running curve, so that an interrupted training ends with the very weights of an uninterrupted one. Written to a
+temporary name and renamed: a kill leaves the old or the new checkpoint, never a broken one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.seeds import derive
+from harness.windows import Windows
+from methods.base import Batch, Method, Phase
+
+CHECKPOINT = "train.ckpt.safetensors"
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """steps = iterations (each runs every phase of the method); batch = windows a minibatch.
+
+    lr decays by a cosine from `lr` to `lr_final` over all iterations after `warmup` iterations of linear increase.
+    ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
+    grad_clip = bound of the gradient's norm (0: none). precision "auto" = bfloat16 products on processors and GPUs that have
+    them, else float32 (weights and sums are always float32). compile "auto" = torch.compile where a C++ compiler exists.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    lr_final: float
+    warmup: int
+    weight_decay: float
+    ema: float
+    grad_clip: float
+    precision: str
+    compile: str
+    checkpoint_seconds: float
+    validations: int
+
+
+@dataclass
+class TrainResult:
+    """curve: {"step": [...], "loss": [...], ...} means over intervals; val: held-out loss of the averaged weights."""
+
+    steps: int
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    val: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    precision: str = "fp32"
+    compiled: bool = False
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Factor of `lr` at a 0-based iteration: linear warm-up, then cosine to lr_final / lr. Never 0 before the end."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    low = config.lr_final / config.lr
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def resolve_compile(compile_: str) -> bool:
+    if compile_ == "auto":
+        return any(shutil.which(c) for c in ("c++", "g++", "clang++"))
+    return compile_ == "on"
+
+
+class Trainer:
+    """State of one training run; `train` is the way in."""
+
+    def __init__(self, method: Method, data: Windows, val: Windows, config: TrainConfig, seed: int):
+        self.method, self.data, self.val, self.config, self.seed = method, data, val, config, seed
+        self.device = next(method.parameters()).device
+        self.precision = resolve_precision(config.precision, self.device)
+        self.compiled = resolve_compile(config.compile)
+        self.phases = method.phases
+        self.optimizers = [
+            torch.optim.AdamW(
+                p.parameters, lr=config.lr * p.lr_scale, weight_decay=config.weight_decay, fused=True
+            )
+            for p in self.phases
+        ]
+        self.weights = {n: p for n, p in method.named_parameters() if p.requires_grad}
+        state = method.state_dict()
+        self.others = {n: t for n, t in state.items() if n not in self.weights and not n.startswith("scaler.")}
+        self.average = {n: p.detach().clone() for n, p in self.weights.items()} if config.ema else {}
+        self.indices = torch.Generator().manual_seed(derive(str(seed), "minibatch", 0))
+        torch.manual_seed(derive(str(seed), "train", 0))
+        self.step = 0
+        self.sums: dict[str, Tensor] = {}
+        self.result = TrainResult(config.steps, precision=self.precision, compiled=self.compiled)
+        self.interval = max(1, config.steps // 100)
+        self.losses = {p.name: self._loss_function(p) for p in self.phases}
+
+    def _loss_function(self, phase: Phase) -> Callable:
+        def loss(obs: Tensor, actions: Tensor, goal: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                return self.method.loss(Batch(obs, actions, goal), phase.name)
+
+        return torch.compile(loss) if self.compiled else loss
+
+    def iterate(self) -> None:
+        """One iteration: every phase, `repeats` times, each on a new minibatch; then the weight average."""
+        factor = learning_rate(self.step, self.config)
+        for phase, optimizer in zip(self.phases, self.optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr * phase.lr_scale * factor
+            for _ in range(phase.repeats):
+                index = torch.randint(len(self.data), (self.config.batch,), generator=self.indices)
+                batch = self.data.batch(index)
+                loss, extras = self.losses[phase.name](batch.obs, batch.actions, batch.goal)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if self.config.grad_clip:
+                    nn.utils.clip_grad_norm_(phase.parameters, self.config.grad_clip)
+                optimizer.step()
+                name = "loss" if phase is self.phases[0] else f"loss_{phase.name}"
+                for key, value in {name: loss, **extras}.items():
+                    self.sums[key] = self.sums.get(key, 0) + value.detach().float() / phase.repeats
+        self.step += 1
+        self.method.after_step()
+        if self.average:
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.weights.values()], 1 - decay)
+
+    def close_interval(self) -> dict[str, float]:
+        """Append the interval's means to the curve; a loss that is not finite ends the run."""
+        count = self.step - (self.result.curve["step"][-1] if self.result.curve.get("step") else 0)
+        means = {k: v.item() / count for k, v in self.sums.items()}
+        bad = [k for k, v in means.items() if not math.isfinite(v)]
+        if bad:
+            raise FloatingPointError(f"{bad[0]} is not finite after iteration {self.step}; lower the learning rate")
+        self.result.curve.setdefault("step", []).append(self.step)
+        for k, v in means.items():
+            self.result.curve.setdefault(k, []).append(v)
+        self.sums = {}
+        return means
+
+    def validate(self) -> None:
+        """Held-out loss of the averaged weights, on the same random numbers every time."""
+        if not len(self.val):
+            return
+        training = self.method.training
+        self.swap()
+        self.method.eval()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            loss = self.method.validation_loss(Batch(self.val.obs, self.val.actions, self.val.goal)).item()
+        self.method.train(training)
+        self.swap()
+        self.result.val.setdefault("step", []).append(self.step)
+        self.result.val.setdefault("loss", []).append(loss)
+
+    def swap(self) -> None:
+        """Exchange the weights and their average."""
+        with torch.no_grad():
+            for name, average in self.average.items():
+                weight = self.weights[name]
+                kept = weight.detach().clone()
+                weight.copy_(average)
+                average.copy_(kept)
+
+    def save(self, path: Path) -> None:
+        tensors = {f"weight/{n}": p.detach() for n, p in self.weights.items()}
+        tensors |= {f"average/{n}": p for n, p in self.average.items()}
+        tensors |= {f"other/{n}": t for n, t in self.others.items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for j, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer/{i}/{j}/{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors |= {f"sum/{k}": torch.as_tensor(v) for k, v in self.sums.items()}
+        tensors["random/torch"] = torch.get_rng_state()
+        tensors["random/indices"] = self.indices.get_state()
+        if self.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
+        meta = {"step": self.step, "seed": self.seed, "curve": self.result.curve, "val": self.result.val}
+        meta["seconds"] = self.result.seconds
+        temporary = path.with_suffix(".tmp")
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"meta": json.dumps(meta)})
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        with safe_open(path, "pt") as f:
+            meta: dict[str, Any] = json.loads(f.metadata()["meta"])
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
+        with torch.no_grad():
+            for n, p in self.weights.items():
+                p.copy_(tensors[f"weight/{n}"])
+            for n, p in self.average.items():
+                p.copy_(tensors[f"average/{n}"])
+            for n, t in self.others.items():
+                t.copy_(tensors[f"other/{n}"])
+        for i, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optimizer/{i}/"):
+                    _, _, j, name = key.split("/")
+                    state.setdefault(int(j), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.sums = {k[4:]: v.to(self.device) for k, v in tensors.items() if k.startswith("sum/")}
+        torch.set_rng_state(tensors["random/torch"])
+        self.indices.set_state(tensors["random/indices"])
+        if "random/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random/cuda"], self.device)
+        self.step = meta["step"]
+        self.result.curve, self.result.val, self.result.seconds = meta["curve"], meta["val"], meta["seconds"]
+
+
+def train(
+    method: Method,
+    data: Windows,
+    val: Windows,
+    config: TrainConfig,
+    seed: int,
+    workdir: Path,
+    on_progress: Progress = lambda step, steps, losses: None,
+) -> TrainResult:
+    """Train `method` in place and leave its averaged weights in it.
+
+    Raises FloatingPointError on a loss that is not finite. Resumes from `workdir` where a checkpoint lies there.
+    """
+    run = Trainer(method, data, val, config, seed)
+    path = Path(workdir) / CHECKPOINT
+    if path.exists():
+        run.load(path)
+    method.train()
+    marks = {round(config.steps * (i + 1) / config.validations) for i in range(config.validations)}
+    started = saved = time.monotonic()
+    means: dict[str, float] = {}
+    while run.step < config.steps:
+        run.iterate()
+        if run.step % run.interval == 0 or run.step == config.steps:
+            means = run.close_interval()
+            on_progress(run.step, config.steps, means)
+        if run.step in marks:
+            run.validate()
+        now = time.monotonic()
+        if now - saved > config.checkpoint_seconds or run.step == config.steps:
+            run.result.seconds += now - started
+            started = saved = now
+            run.save(path)
+    run.swap()
+    method.eval()
+    return run.result

@@ -1,0 +1,152 @@
+"""Gaussian mixture of experts on the shared transformer (Figure 5): every expert and the gating from one forward pass.
+
+Shapes: B windows, T states, D observation values, Z experts, A action values, V samples an expert, W feature width.
+
+Sizes reproduce Table 7 to the last parameter (1,442,311 for Z = 1, each further expert 2,181, at the sizes of Avoiding): a
+linear output of width 512 behind the transformer, two plain heads 512 - 512 - 512 for means and diagonal covariances, each
+with one learnable-slope rectifier, and a gating MLP 512 - 128 - 128 - 128 - Z with Mish.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods._transformer import GPTConfig, Transformer
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """log_gating (B, Z), normalised; mean (B, Z, A); std (B, Z, A) > 0."""
+
+    log_gating: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def detach(self) -> Mixture:
+        return Mixture(self.log_gating.detach(), self.mean.detach(), self.std.detach())
+
+    def expert_log_prob(self, action: Tensor) -> Tensor:
+        """log N(a; mean_z, std_z) of every expert: action (B, ..., A) -> (B, ..., Z)."""
+        lead = (self.mean.shape[0],) + (1,) * (action.dim() - 2) + self.mean.shape[1:]  # (B, 1..., Z, A)
+        mean, std = self.mean.view(lead), self.std.view(lead)
+        z = (action.unsqueeze(-2) - mean) / std
+        return (-0.5 * (z * z + LOG_2PI) - std.log()).sum(-1)
+
+    def joint_log_prob(self, action: Tensor) -> Tensor:
+        """log pi_z + log N_z(a): (B, ..., A) -> (B, ..., Z)."""
+        lead = (self.mean.shape[0],) + (1,) * (action.dim() - 2) + (self.mean.shape[1],)
+        return self.expert_log_prob(action) + self.log_gating.view(lead)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """log q(a | s), Eq. 3, by log-sum-exp: (B, ..., A) -> (B, ...)."""
+        return torch.logsumexp(self.joint_log_prob(action), -1)
+
+    def log_responsibilities(self, action: Tensor) -> Tensor:
+        """log q(z | a, s), Eq. 15, exact far away from all experts too: (B, ..., A) -> (B, ..., Z)."""
+        return torch.log_softmax(self.joint_log_prob(action), -1)
+
+    def entropies(self) -> Tensor:
+        """Entropy of every expert: (B, Z)."""
+        return (0.5 * (1 + LOG_2PI) + self.std.log()).sum(-1)
+
+    def choose(self, uniform: Tensor) -> Tensor:
+        """Expert drawn from the gating by inversion: uniform (B,) -> (B,)."""
+        index = (uniform[:, None] >= self.log_gating.exp().cumsum(-1)).sum(-1)
+        return index.clamp(max=self.log_gating.shape[-1] - 1)
+
+
+class Head(nn.Module):
+    """width -> hidden -> hidden -> out with one learnable-slope rectifier (slope 0 at first, so ReLU), orthogonal init.
+
+    The reference's configuration asks for Mish but its look-up falls through to PReLU with the slope zeroed.
+    """
+
+    def __init__(self, width: int, hidden: int, out: int):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, hidden), nn.Linear(hidden, hidden)])
+        self.out = nn.Linear(hidden, out)
+        self.slope = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.prelu(layer(x), self.slope)
+        return self.out(x)
+
+
+class Gating(nn.Module):
+    """width -> hidden, one pre-activation residual block of two layers, -> Z log-probabilities; Mish."""
+
+    def __init__(self, width: int, hidden: int, experts: int):
+        super().__init__()
+        self.inp = nn.Linear(width, hidden)
+        self.block = nn.ModuleList([nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)])
+        self.out = nn.Linear(hidden, experts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        y = self.block[1](F.mish(self.block[0](F.mish(x))))
+        return torch.log_softmax(self.out(x + y).float(), -1)
+
+
+class MixtureTransformer(nn.Module):
+    """States -> mixture at one position of each window."""
+
+    def __init__(
+        self, gpt: GPTConfig, obs_dim: int, act_dim: int, goal_tokens: int, experts: int, hidden: int,
+        gating_hidden: int, init_std: float, min_std: float, init_mean: float, learn_gating: bool = True,
+    ):  # fmt: skip
+        super().__init__()
+        self.experts, self.act_dim, self.min_std, self.learn_gating = experts, act_dim, min_std, learn_gating
+        self.backbone = Transformer(gpt, obs_dim, goal_tokens)
+        self.backbone.init_weights()
+        self.features = nn.Linear(gpt.embed, hidden)
+        nn.init.normal_(self.features.weight, 0, 0.02)
+        nn.init.zeros_(self.features.bias)
+        self.mean = Head(hidden, hidden, experts * act_dim)
+        self.cov = Head(hidden, hidden, experts * act_dim)
+        self.gating = Gating(hidden, gating_hidden, experts)
+        # softplus(shift) = init_std - min_std: the experts start with std init_std
+        self.shift = math.log(math.expm1(init_std - min_std))
+        self._init_heads(init_mean)
+
+    def _init_heads(self, init_mean: float) -> None:
+        """Orthogonal; means start state-independent, uniform in [-init_mean, init_mean]."""
+        for head in (self.mean, self.cov):
+            for layer in head.layers:
+                nn.init.orthogonal_(layer.weight, 2**0.5)
+                nn.init.zeros_(layer.bias)
+            nn.init.orthogonal_(head.out.weight, 0.01)
+            nn.init.zeros_(head.out.bias)
+        nn.init.zeros_(self.mean.out.weight)
+        nn.init.uniform_(self.mean.out.bias, -init_mean, init_mean)
+        nn.init.zeros_(self.gating.out.bias)
+        nn.init.orthogonal_(self.gating.out.weight, 0.01)
+
+    def hidden(self, obs: Tensor, position: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Features (B, W) of the state at `position` (B,) of each window obs (B, T, D)."""
+        states = self.backbone.states(obs, goal)  # (B, T, E)
+        index = position[:, None, None].expand(-1, 1, states.shape[-1])
+        return self.features(states.gather(1, index)[:, 0])
+
+    def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations (B, Z, A) of features (B, W)."""
+        shape = (h.shape[0], self.experts, self.act_dim)
+        return self.mean(h).float().view(shape), F.softplus(self.cov(h).float().view(shape) + self.shift) + self.min_std
+
+    def log_gating(self, h: Tensor) -> Tensor:
+        """(B, W) -> (B, Z); uniform where the gating is not learned."""
+        if not self.learn_gating:
+            return h.new_full((h.shape[0], self.experts), -math.log(self.experts), dtype=torch.float32)
+        return self.gating(h)
+
+    def forward(self, obs: Tensor, position: Tensor, goal: Tensor | None = None) -> Mixture:
+        h = self.hidden(obs, position, goal)
+        mean, std = self.experts_of(h)
+        return Mixture(self.log_gating(h), mean, std)

@@ -1,0 +1,200 @@
+"""The causal transformer that every method shares (Table 4: layers, heads, embedding, window).
+
+Shapes: B windows, T states a window, G goal tokens, M action queries a window, A action values, D observation values,
+E embedding, H heads, d = E / H, S = G + T context tokens.
+
+Source: minGPT blocks as in BESO's DiffusionGPT and the D3IL DDPM transformer (pre-LN, GELU, 4x MLP, N(0, 0.02) weights,
+learned positions, the goal embedded like a state). Differences from those:
+
+1. **Attention.** The originals interleave [level, s1, a1, ..., sT, aT] causally, so a state token sees the noise level and
+   all earlier noised actions. Here a state sees states alone, and the noised action k sees the level, the states up to k and
+   itself. Reasons: (i) training and acting then see the same thing (the originals train on noised and act on clean past
+   actions); (ii) the teacher's conditional is exactly that of a student, pi(a | states); (iii) the states' keys and values
+   do not depend on the noise, so one encoding serves every denoising step, and every sample of every expert in VDD.
+   The parameters are the same, to the last one.
+2. Query, key and value are one matrix instead of three; the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KV = list[tuple[Tensor, Tensor]]  # one (keys, values), each (B, H, S, d), for every layer
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of Table 4; `attn_dropout`, `resid_dropout` as in the D3IL agents' configurations."""
+
+    layers: int
+    heads: int
+    embed: int
+    window: int
+    attn_dropout: float = 0.0
+    resid_dropout: float = 0.0
+
+
+class Block(nn.Module):
+    """One pre-LN block; `x` (B, N, E) attends as `mask` says, or queries attend to a cached context."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        e = config.embed
+        self.heads = config.heads
+        self.attn_dropout = config.attn_dropout
+        self.ln_1, self.ln_2 = nn.LayerNorm(e), nn.LayerNorm(e)
+        self.qkv, self.proj = nn.Linear(e, 3 * e), nn.Linear(e, e)
+        self.fc, self.fc_out = nn.Linear(e, 4 * e), nn.Linear(4 * e, e)
+        self.drop = nn.Dropout(config.resid_dropout)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values of the tokens, each (B, H, N, d)."""
+        b, n, e = x.shape
+        qkv = self.qkv(self.ln_1(x)).view(b, n, 3, self.heads, e // self.heads)  # (B, N, 3, H, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
+        return q, k, v
+
+    def finish(self, x: Tensor, y: Tensor) -> Tensor:
+        """Residual of the attention's output `y` (B, H, N, d), then the MLP."""
+        b, h, n, d = y.shape
+        x = x + self.drop(self.proj(y.transpose(1, 2).reshape(b, n, h * d)))
+        return x + self.drop(self.fc_out(F.gelu(self.fc(self.ln_2(x)))))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Tokens among themselves; `mask` (N, N) is additive. Returns the tokens and their (keys, values)."""
+        q, k, v = self.split(x)
+        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + mask, -1)  # (B, H, N, N)
+        weights = F.dropout(weights, self.attn_dropout, self.training)
+        return self.finish(x, weights @ v), (k, v)
+
+    def query(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Tokens `x` (B, M, E), each attending to a cached context `k`, `v` (B, H, S, d) and to itself.
+
+        `mask` is additive and broadcasts to (B, H, M, S).
+        """
+        q, k_self, v_self = self.split(x)
+        scale = 1 / math.sqrt(q.shape[-1])
+        seen = q @ k.transpose(-1, -2) * scale + mask  # (B, H, M, S)
+        own = (q * k_self).sum(-1, keepdim=True) * scale  # (B, H, M, 1)
+        weights = torch.softmax(torch.cat([seen, own], -1), -1)
+        weights = F.dropout(weights, self.attn_dropout, self.training)
+        return self.finish(x, weights[..., :-1] @ v + weights[..., -1:] * v_self)
+
+
+def additive(allowed: Tensor) -> Tensor:
+    """Boolean mask -> additive mask."""
+    return torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
+
+
+class Transformer(nn.Module):
+    """Blocks over goal and state tokens, with learned positions and the field's initialisation."""
+
+    def __init__(self, config: GPTConfig, obs_dim: int, goal_tokens: int = 0):
+        super().__init__()
+        if config.embed % config.heads:
+            raise ValueError(f"embed {config.embed} must be a multiple of heads {config.heads}")
+        self.config, self.goal_tokens = config, goal_tokens
+        self.obs_embed = nn.Linear(obs_dim, config.embed)
+        self.pos_embed = nn.Parameter(torch.zeros(1, goal_tokens + config.window, config.embed))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln_f = nn.LayerNorm(config.embed)
+        size = goal_tokens + config.window
+        self.register_buffer("causal", additive(torch.ones(size, size).tril().bool()), persistent=False)
+
+    def init_weights(self) -> None:
+        """N(0, 0.02) for linear layers and positions, as minGPT."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.pos_embed, 0, 0.02)
+
+    def tokens(self, obs: Tensor, goal: Tensor | None) -> Tensor:
+        """States (B, T, D) and goals (B, G, D) -> tokens (B, G + T, E); goals come first."""
+        x = obs if goal is None else torch.cat([goal, obs], 1)
+        return self.obs_embed(x) + self.pos_embed[:, : x.shape[1]]
+
+    def states(self, obs: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Features of every state, each seeing the goals and the states up to itself: (B, T, E)."""
+        x = self.tokens(obs, goal)
+        n = x.shape[1]
+        for block in self.blocks:
+            x, _ = block(x, self.causal[:n, :n])
+        return self.ln_f(x[:, self.goal_tokens :])
+
+    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
+        """Keys and values of the states (and goals) in every layer."""
+        x = self.tokens(obs, goal)
+        n = x.shape[1]
+        cache: KV = []
+        for block in self.blocks:
+            x, kv = block(x, self.causal[:n, :n])
+            cache.append(kv)
+        return cache
+
+
+class DenoisingTransformer(Transformer):
+    """The teacher's network: what a noised action is denoised to, given states and a noise-level token."""
+
+    def __init__(self, config: GPTConfig, obs_dim: int, act_dim: int, level: nn.Module, goal_tokens: int = 0):
+        super().__init__(config, obs_dim, goal_tokens)
+        self.act_embed = nn.Linear(act_dim, config.embed)
+        self.head = nn.Linear(config.embed, act_dim)
+        self.level = level  # (B,) noise levels -> (B, E)
+        self.init_weights()
+        g, t = goal_tokens, config.window
+        # one sequence [level, goals, states, actions] for training (difference 1 above)
+        allowed = torch.zeros(1 + g + 2 * t, 1 + g + 2 * t, dtype=torch.bool)
+        states, actions = 1 + g, 1 + g + t
+        allowed[0, 0] = True
+        allowed[1:actions, 1:actions] = torch.ones(g + t, g + t).tril().bool()
+        allowed[actions:, 0] = True
+        allowed[actions:, 1:states] = True
+        allowed[actions:, states:actions] = torch.ones(t, t).tril().bool()
+        allowed[actions:, actions:] = torch.eye(t).bool()
+        self.register_buffer("joint_mask", additive(allowed), persistent=False)
+
+    def forward(self, noised: Tensor, level: Tensor, obs: Tensor, goal: Tensor | None = None) -> Tensor:
+        """All positions of full windows at once, for training.
+
+        noised (B, T, A), level (B,), obs (B, T, D) -> output for each position (B, T, A).
+        """
+        t = self.config.window
+        actions = self.act_embed(noised) + self.pos_embed[:, self.goal_tokens :]
+        x = torch.cat([self.level(level)[:, None], self.tokens(obs, goal), actions], 1)  # (B, 1 + G + 2T, E)
+        for block in self.blocks:
+            x, _ = block(x, self.joint_mask)
+        return self.head(self.ln_f(x[:, -t:]))
+
+    def encode_level(self, level: Tensor) -> KV:
+        """Keys and values (B, H, 1, d) of the noise-level token, which sees itself alone."""
+        x = self.level(level)[:, None]  # (B, 1, E)
+        cache: KV = []
+        for block in self.blocks:
+            _, k, v = block.split(x)
+            x = block.finish(x, v)
+            cache.append((k, v))
+        return cache
+
+    def query(self, noised: Tensor, levels: KV, context: KV, position: Tensor) -> Tensor:
+        """Denoise M samples a window against its cached context: the fast twin of `forward`.
+
+        noised (B, M, A); levels from `encode_level` (B or 1 windows); position (B,): the index of the state that the
+        samples belong to. Returns (B, M, A).
+        """
+        size = context[0][0].shape[2]
+        index = torch.arange(size, device=noised.device)
+        seen = index[None] <= position[:, None] + self.goal_tokens  # (B, S)
+        mask = torch.zeros(seen.shape, device=noised.device).masked_fill(~seen, -torch.inf)
+        mask = F.pad(mask, (1, 0))[:, None, None]  # the level token is always seen: (B, 1, 1, 1 + S)
+        x = self.act_embed(noised) + self.pos_embed[0, self.goal_tokens + position][:, None]
+        for block, (lk, lv), (k, v) in zip(self.blocks, levels, context, strict=True):
+            k = torch.cat([lk.expand(k.shape[0], -1, -1, -1), k], 2)
+            v = torch.cat([lv.expand(v.shape[0], -1, -1, -1), v], 2)
+            x = block.query(x, k, v, mask)
+        return self.head(self.ln_f(x))

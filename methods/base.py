@@ -1,0 +1,144 @@
+"""What every method is: an `nn.Module` that owns its networks, its loss and how it acts. The harness owns everything else.
+
+Shapes: B windows, T states a window, D observation values, A action values, G goal tokens, M samples a window,
+n environments. Everything here is scaled (z-scores); `methods.policy.Policy` scales and unscales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods._transformer import KV, GPTConfig
+from methods.scaler import Scaler
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of a task: observation, action, and number of goal tokens (0: not goal-conditioned)."""
+
+    obs: int
+    act: int
+    goal: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch of full windows: obs (B, T, D), actions (B, T, A), goal (B, G, D) or None; scaled float32."""
+
+    obs: Tensor
+    actions: Tensor
+    goal: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of one iteration: `repeats` steps, each on a new minibatch, of one optimiser over `parameters`."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    repeats: int = 1
+    lr_scale: float = 1.0
+
+
+class Method(nn.Module):
+    """Base of all methods. Subclasses define `Config`, `loss`, `noise_dim`, `act`."""
+
+    Config: ClassVar[type]
+
+    def __init__(
+        self, config: Any, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: Teacher | None = None
+    ):
+        super().__init__()
+        self.config, self.shape, self.gpt_config = config, shape, gpt
+        self.scaler = scaler
+        # a list hides the teacher from parameters(), state_dict() and train()
+        self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]
+
+    @property
+    def teacher(self) -> Teacher:
+        if not self._teacher:
+            raise RuntimeError(f"{type(self).__name__} needs a teacher and was built without one")
+        return self._teacher[0]
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("train", tuple(self.trainable())),)
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        return (p for p in self.parameters() if p.requires_grad)
+
+    def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss of one phase and the values worth plotting."""
+        raise NotImplementedError
+
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """Loss on held-out windows; the training loss unless a method knows better."""
+        return self.loss(batch, self.phases[0].name)[0]
+
+    def after_step(self) -> None:
+        """Called after every iteration; for target networks."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `rebuild` needs beyond the configuration; plain JSON values."""
+        return {}
+
+    @classmethod
+    def rebuild(
+        cls, config: Any, shape: Shape, gpt: GPTConfig, scaler: Scaler, description: dict[str, Any]
+    ) -> Method:
+        """The method without its teacher, ready for its saved weights; `description` from `describe`."""
+        return cls(config, shape, gpt, scaler)
+
+    @property
+    def noise_dim(self) -> int:
+        """Standard normal numbers that one action needs."""
+        raise NotImplementedError
+
+    def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
+        """One action for each of n environments: a pure function, so that it can be compiled.
+
+        obs (n, T, D): histories, oldest first, rows beyond `last` ignored; last (n,): index of the newest state;
+        noise (n, noise_dim) standard normal; uniform (n,) in [0, 1). Returns (n, A).
+        """
+        raise NotImplementedError
+
+
+class Teacher(Method):
+    """A diffusion policy: also gives the score that students distil, in its own parametrisation, handled inside."""
+
+    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
+        """Context of a window's states, computed once and shared by every score evaluated on it."""
+        raise NotImplementedError
+
+    def score(self, noised: Tensor, level: Tensor, context: KV, position: Tensor) -> Tensor:
+        """Score of the smoothed policy, grad log pi_level(noised | states up to position): (B, M, A).
+
+        noised (B, M, A); level (B,): sigma (VE) or the 0-based step (VP); position (B,).
+        """
+        raise NotImplementedError
+
+    def draw_level(self, low: float, high: float, n: int) -> Tensor:
+        """`n` noise levels uniform in [low, high] (VP: integers, both ends included)."""
+        raise NotImplementedError
+
+    def signal_scale(self, level: Tensor) -> Tensor:
+        """Factor of the clean action in the forward process at `level`: 1 (VE), sqrt(alpha_bar) (VP). Shape (B,)."""
+        raise NotImplementedError
+
+    @property
+    def action_low(self) -> Tensor:
+        return self.scaler.act_low
+
+    @property
+    def action_high(self) -> Tensor:
+        return self.scaler.act_high
+
+
+def split_noise(noise: Tensor, act_dim: int) -> tuple[Tensor, ...]:
+    """(n, k * A) -> k tensors (n, A)."""
+    return torch.split(noise, act_dim, dim=1)

@@ -1,0 +1,122 @@
+"""BESO: goal-conditioned imitation by a score-based (variance exploding) diffusion policy. The paper's VE teacher.
+
+Reuss et al., *Goal-Conditioned Imitation Learning using Score-based Diffusion Policies* (RSS 2023); EDM preconditioning
+and notation of Karras et al. (2022), Table 1. Reference: the BESO agent of D3IL.
+
+Differences from the reference:
+1. Attention: the noised action sees the level, the states and itself (`methods/_transformer.py`, with reasons). So only the
+   newest action is sampled, where the reference re-denoises the whole window's actions.
+2. Sampling reads the averaged weights once, when the policy is loaded; the reference copies them at every call.
+3. Noise levels come from the closed form of the truncated log-logistic distribution, in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods._transformer import KV, DenoisingTransformer, GPTConfig
+from methods.base import Batch, Shape, Teacher, split_noise
+from methods.scaler import Scaler
+
+
+@dataclass(frozen=True)
+class BesoConfig:
+    """sigma_* in units of scaled actions; sampling_steps = network evaluations an action."""
+
+    sigma_data: float
+    sigma_min: float
+    sigma_max: float
+    sampling_steps: int
+
+
+class SigmaToken(nn.Module):
+    """Noise level (B,) -> token (B, E): Linear(ln(sigma) / 4), as the reference."""
+
+    def __init__(self, embed: int):
+        super().__init__()
+        self.linear = nn.Linear(1, embed)
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        return self.linear(sigma.log()[:, None] / 4)
+
+
+class Beso(Teacher):
+    """VE diffusion policy with a denoiser D(a; sigma, s)."""
+
+    Config = BesoConfig
+    config: BesoConfig
+
+    def __init__(self, config: BesoConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
+        super().__init__(config, shape, gpt, scaler)
+        self.net = DenoisingTransformer(gpt, shape.obs, shape.act, SigmaToken(gpt.embed), shape.goal)
+
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in of EDM (Karras et al. 2022, Table 1)."""
+        s2 = self.config.sigma_data**2
+        total = sigma**2 + s2
+        return s2 / total, sigma * math.sqrt(s2) / total.sqrt(), 1 / total.sqrt()
+
+    def training_sigmas(self, n: int) -> Tensor:
+        """Log-logistic noise levels: location ln(sigma_data), scale 0.5, truncated to [sigma_min, sigma_max]; (n,)."""
+        c, scale = self.config, 0.5
+        loc = math.log(c.sigma_data)
+        low, high = (1 / (1 + math.exp(-(math.log(s) - loc) / scale)) for s in (c.sigma_min, c.sigma_max))
+        u = low + (high - low) * torch.rand(n, device=self.scaler.act_low.device)
+        return torch.exp(loc + scale * torch.logit(u))
+
+    def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """EDM denoising loss, one sigma a window: mean |F - (a - c_skip x) / c_out|^2."""
+        sigma = self.training_sigmas(batch.actions.shape[0])  # (B,)
+        s = sigma[:, None, None]
+        c_skip, c_out, c_in = self.scalings(s)
+        noised = batch.actions + s * torch.randn_like(batch.actions)  # (B, T, A)
+        output = self.net(c_in * noised, sigma, batch.obs, batch.goal)
+        loss = (output.float() - (batch.actions - c_skip * noised) / c_out).square().mean()
+        return loss, {}
+
+    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
+        return self.net.encode(obs, goal)
+
+    def denoise(self, noised: Tensor, sigma: Tensor, context: KV, position: Tensor) -> Tensor:
+        """D(a; sigma, s) = c_skip a + c_out F(c_in a): (B, M, A) for noised (B, M, A), sigma (B,) or (1,)."""
+        c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
+        output = self.net.query(c_in * noised, self.net.encode_level(sigma), context, position)
+        return c_skip * noised + c_out * output.float()
+
+    def score(self, noised: Tensor, level: Tensor, context: KV, position: Tensor) -> Tensor:
+        """(D(a; sigma) - a) / sigma^2."""
+        return (self.denoise(noised, level, context, position) - noised) / level[:, None, None] ** 2
+
+    def draw_level(self, low: float, high: float, n: int) -> Tensor:
+        return low + (high - low) * torch.rand(n, device=self.scaler.act_low.device)
+
+    def signal_scale(self, level: Tensor) -> Tensor:
+        return torch.ones_like(level)
+
+    @property
+    def noise_dim(self) -> int:
+        return self.shape.act * self.config.sampling_steps
+
+    def schedule(self) -> list[float]:
+        """Linear levels sigma_max ... sigma_min, then 0; with one step [sigma_max, 0]."""
+        c = self.config
+        return [*torch.linspace(c.sigma_max, c.sigma_min, c.sampling_steps).tolist(), 0.0]
+
+    def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Euler-ancestral sampling (eta = 1) from N(0, sigma_max^2)."""
+        context = self.encode(obs, goal)
+        noises = split_noise(noise, self.shape.act)
+        sigmas = self.schedule()
+        x = sigmas[0] * noises[0]  # (n, A)
+        for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+            denoised = self.denoise(x[:, None], obs.new_tensor([sigma]), context, last)[:, 0]
+            up = min(following, math.sqrt(following**2 * (sigma**2 - following**2) / sigma**2))
+            down = math.sqrt(following**2 - up**2)
+            x = x + (x - denoised) / sigma * (down - sigma)
+            if following > 0:
+                x = x + up * noises[i + 1]
+        return x.clamp(self.action_low, self.action_high)

@@ -1,0 +1,125 @@
+"""DDPM: a variance-preserving diffusion policy. The paper's VP teacher.
+
+Ho et al. (2020); cosine schedule of Nichol and Dhariwal (2021). Reference: the `ddpm_transformer` agent of D3IL.
+Levels are 0-based steps t = 0 ... T - 1, as in the reference: t = 0 is the least noise.
+
+Differences from the reference:
+1. Attention as in `methods/_transformer.py`: the newest action is sampled given the states, where the reference denoises the
+   window's actions jointly from noise and keeps the last.
+2. Sampling reads the averaged weights once, when the policy is loaded; the reference copies them at every call.
+3. The window is 5 on every task, as the paper says; some D3IL scripts use 1 for DDPM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods._transformer import KV, DenoisingTransformer, GPTConfig
+from methods.base import Batch, Shape, Teacher, split_noise
+from methods.scaler import Scaler
+
+
+@dataclass(frozen=True)
+class DdpmConfig:
+    """timesteps = steps of the forward process; sampling = "ancestral" (all steps) or "last" (see `Ddpm.act`)."""
+
+    timesteps: int
+    sampling: str
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("ancestral", "one_step_x0"):
+            raise ValueError(f"sampling must be 'ancestral' or 'one_step_x0', got {self.sampling!r}")
+
+
+class TimeToken(nn.Module):
+    """Step (B,) -> token (B, E): sinusoidal features, then Linear - Mish - Linear, as the reference."""
+
+    def __init__(self, embed: int):
+        super().__init__()
+        self.embed = embed
+        self.mlp = nn.Sequential(nn.Linear(embed, 2 * embed), nn.Mish(), nn.Linear(2 * embed, embed))
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.embed // 2
+        rate = torch.exp(torch.arange(half, device=t.device) * (-math.log(10000) / (half - 1)))
+        angle = t[:, None].float() * rate
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], -1))
+
+
+def cosine_alphas_bar(timesteps: int, s: float = 0.008) -> Tensor:
+    """alpha_bar_t for t = 0 ... T - 1, by the reference's variant of the cosine schedule; betas clipped to 0.999."""
+    x = torch.linspace(0, timesteps + 1, timesteps + 1, dtype=torch.float64)
+    bar = torch.cos(((x / (timesteps + 1)) + s) / (1 + s) * math.pi / 2) ** 2
+    betas = (1 - bar[1:] / bar[:-1]).clamp(0, 0.999)
+    return torch.cumprod(1 - betas, 0)
+
+
+class Ddpm(Teacher):
+    """VP diffusion policy that predicts the noise."""
+
+    Config = DdpmConfig
+    config: DdpmConfig
+
+    def __init__(self, config: DdpmConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
+        super().__init__(config, shape, gpt, scaler)
+        self.net = DenoisingTransformer(gpt, shape.obs, shape.act, TimeToken(gpt.embed), shape.goal)
+        self.register_buffer("alphas_bar", cosine_alphas_bar(config.timesteps).float(), persistent=False)
+
+    def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """mean |eps - eps_hat|^2, one step t ~ U{0 ... T - 1} a window."""
+        t = torch.randint(self.config.timesteps, (batch.actions.shape[0],), device=batch.actions.device)
+        bar = self.alphas_bar[t][:, None, None]
+        eps = torch.randn_like(batch.actions)
+        noised = bar.sqrt() * batch.actions + (1 - bar).sqrt() * eps
+        output = self.net(noised, t, batch.obs, batch.goal)
+        return (output.float() - eps).square().mean(), {}
+
+    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
+        return self.net.encode(obs, goal)
+
+    def noise_estimate(self, noised: Tensor, t: Tensor, context: KV, position: Tensor) -> Tensor:
+        """eps_hat (B, M, A) for noised (B, M, A), t (B,) or (1,)."""
+        return self.net.query(noised, self.net.encode_level(t), context, position).float()
+
+    def score(self, noised: Tensor, level: Tensor, context: KV, position: Tensor) -> Tensor:
+        """-eps_hat / sqrt(1 - alpha_bar_t)."""
+        sd = (1 - self.alphas_bar[level.long()]).sqrt()[:, None, None]
+        return -self.noise_estimate(noised, level, context, position) / sd
+
+    def draw_level(self, low: float, high: float, n: int) -> Tensor:
+        return torch.randint(int(low), int(high) + 1, (n,), device=self.alphas_bar.device)
+
+    def signal_scale(self, level: Tensor) -> Tensor:
+        return self.alphas_bar[level.long()].sqrt()
+
+    @property
+    def noise_dim(self) -> int:
+        return self.shape.act * (self.config.timesteps if self.config.sampling == "ancestral" else 1)
+
+    def predict_clean(self, x: Tensor, t: int, context: KV, last: Tensor) -> Tensor:
+        """x_0 estimate at step t, clamped to the data's action bounds; (n, A)."""
+        bar = self.alphas_bar[t]
+        eps = self.noise_estimate(x[:, None], torch.full((1,), t, device=x.device), context, last)[:, 0]
+        return ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(self.action_low, self.action_high)
+
+    def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Ancestral sampling with the fixed posterior variance; `one_step_x0`: the x_0 estimate from pure noise (VP-1)."""
+        context = self.encode(obs, goal)
+        noises = split_noise(noise, self.shape.act)
+        x = noises[0]
+        steps = self.config.timesteps
+        if self.config.sampling == "one_step_x0":
+            return self.predict_clean(x, steps - 1, context, last)
+        for i, t in enumerate(reversed(range(steps))):
+            clean = self.predict_clean(x, t, context, last)
+            if t == 0:
+                return clean  # the posterior at t = 0 is a point on x_0
+            bar, before = self.alphas_bar[t], self.alphas_bar[t - 1]
+            beta = 1 - bar / before
+            mean = before.sqrt() * beta / (1 - bar) * clean + (1 - beta).sqrt() * (1 - before) / (1 - bar) * x
+            x = mean + (beta * (1 - before) / (1 - bar)).sqrt() * noises[i + 1]
+        raise AssertionError("unreachable: timesteps >= 1")

@@ -1,0 +1,178 @@
+"""A trained method as a policy for n environments at once, and its file: safetensors weights + JSON, nothing pickled.
+
+Time line of one control step k (window T = 3):
+
+    observations   o_0  o_1  o_2  ...  o_k          pushed, newest last
+    window                   [o_{k-2} o_{k-1} o_k]   grows from 1 to T at the start of an episode
+    action                                   a_k     read at the newest observation
+
+Every environment has its own random stream (a counter-based generator keyed by its seed), so that its actions depend neither
+on the other environments of the batch nor on the worker that runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from harness.errors import UserError
+from methods._transformer import GPTConfig
+from methods.base import Method, Shape
+from methods.scaler import Scaler
+
+FORMAT = 1
+
+
+class Policy:
+    """`reset(seeds)`, then `act(obs)` at every control step.
+
+    compiled = "trace": the forward pass is traced and frozen for the number of environments in use, which pays for small
+    batches; "off": the plain eager path (equal to the last bit or within 1e-5).
+    """
+
+    def __init__(self, method: Method, compiled: str = "off"):
+        self.method = method.eval()
+        self.compiled = compiled
+        self.device = next(method.parameters()).device
+        self._traced: dict[int, Callable] = {}
+        self._streams: list[np.random.Generator] = []
+        scaler = method.scaler
+        self._mean, self._std = (x.cpu().numpy() for x in (scaler.obs_mean, scaler.obs_std))
+        self._act_mean, self._act_std = (x.cpu().numpy() for x in (scaler.act_mean, scaler.act_std))
+
+    def reset(self, seeds: Sequence[int], goal: np.ndarray | None = None) -> None:
+        """Forget the past; one environment for each seed. `goal` (n, G, D) unscaled, for goal-conditioned tasks."""
+        n, t, d = len(seeds), self.method.gpt_config.window, self.method.shape.obs
+        self._streams = [np.random.Generator(np.random.Philox(key=int(s))) for s in seeds]
+        self._window = np.zeros((n, t, d), np.float32)
+        self._count = 0
+        self._goal = None if goal is None else torch.from_numpy(((goal - self._mean) / self._std).astype(np.float32))
+
+    def act(self, obs: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
+        """Observations (n, D) -> actions (n, A), float32, both unscaled. Raises UserError on another width.
+
+        active (n,) bool: the environments whose random stream advances and whose action is wanted (default all); the
+        other rows of the result are zero.
+        """
+        if not self._streams:
+            raise UserError("Policy.act called before Policy.reset(seeds)")
+        n, t, d = self._window.shape
+        if obs.shape != (n, d):
+            raise UserError(f"policy expects observations of shape ({n}, {d}), got {tuple(obs.shape)}")
+        if self._count == t:
+            self._window[:, :-1] = self._window[:, 1:]
+        self._count = min(self._count + 1, t)
+        self._window[:, self._count - 1] = (obs - self._mean) / self._std
+        rows = np.arange(n) if active is None else np.flatnonzero(active)
+        noise = np.empty((n, self.method.noise_dim), np.float32)
+        uniform = np.empty(n, np.float32)
+        noise[:], uniform[:] = 0, 0
+        for i in rows:
+            noise[i] = self._streams[i].standard_normal(self.method.noise_dim, np.float32)
+            uniform[i] = self._streams[i].random(dtype=np.float32)
+        action = self._forward(self._window, np.full(n, self._count - 1), noise, uniform)
+        result = np.zeros((n, self.method.shape.act), np.float32)
+        result[rows] = (action * self._act_std + self._act_mean)[rows]
+        return result
+
+    def _forward(self, window: np.ndarray, last: np.ndarray, noise: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        inputs = [torch.from_numpy(x).to(self.device) for x in (window, last, noise, uniform)]
+        with torch.inference_mode():
+            if self.compiled == "trace" and self._goal is None:
+                if len(window) not in self._traced:
+                    self._traced[len(window)] = trace(self.method, inputs)
+                return self._traced[len(window)](*inputs).cpu().numpy()
+            return self.method.act(*inputs, self._goal).cpu().numpy()
+
+
+class _Act(torch.nn.Module):
+    """`act` as a forward pass, for tracing."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method = method
+
+    def forward(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        return self.method.act(obs, last, noise, uniform)
+
+
+def trace(method: Method, inputs: list[Tensor]) -> Callable:
+    """`method.act` traced for the batch size of `inputs` and frozen."""
+    with torch.inference_mode():
+        traced = torch.jit.trace(_Act(method).eval(), tuple(inputs), check_trace=False)
+        traced = torch.jit.freeze(traced)
+        for _ in range(3):  # the profiling executor optimises during the first calls
+            traced(*inputs)
+    return traced
+
+
+def save(method: Method, path: Path, name: str) -> str:
+    """Write `<path>.safetensors` and `<path>.json`, atomically; returns the SHA-256 of the weights' file.
+
+    `name` is the registered method whose class loads it again. A student's file holds what it needs of its teacher.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights, info = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    temporary = weights.with_suffix(".tmp")
+    save_file({k: v.contiguous().cpu() for k, v in method.state_dict().items()}, temporary)
+    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    description = {
+        "format": FORMAT,
+        "method": name,
+        "config": dataclasses.asdict(method.config),
+        "shape": dataclasses.asdict(method.shape),
+        "gpt": dataclasses.asdict(method.gpt_config),
+        "extra": method.describe(),
+        "sha256": digest,
+    }
+    os.replace(temporary, weights)
+    temporary = info.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(description, indent=1) + "\n")
+    os.replace(temporary, info)
+    return digest
+
+
+def load(path: Path, method_class: Callable[[str], type[Method]] | None = None, **overrides: object) -> Method:
+    """The trained method of `<path>.safetensors` and `.json`. `overrides` replace fields of its Config (sampling steps, say).
+
+    method_class maps a registered name to its class (default: the harness's registry). Raises UserError where a file is
+    missing, cut, altered, or of another format.
+    """
+    path = Path(path)
+    weights, info = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    try:
+        description = json.loads(info.read_text())
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise UserError(f"no trained policy at {path}: {error.filename} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{info} is not valid JSON ({error}); train the policy again") from error
+    if description.get("format") != FORMAT:
+        raise UserError(f"{info} has format {description.get('format')!r}, this version reads {FORMAT}")
+    if digest != description["sha256"]:
+        raise UserError(f"{weights} does not match the SHA-256 in {info.name}; it was altered or cut: train it again")
+    if method_class is None:
+        from harness.registry import method_class as find
+
+        method_class = find
+    cls = method_class(description["method"])
+    config = cls.Config(**{**description["config"], **overrides})
+    try:
+        state = load_file(weights)
+    except SafetensorError as error:
+        raise UserError(f"{weights} is not a safetensors file ({error})") from error
+    scaler = Scaler(**{k.removeprefix("scaler."): v for k, v in state.items() if k.startswith("scaler.")})
+    method = cls.rebuild(config, Shape(**description["shape"]), GPTConfig(**description["gpt"]), scaler, description["extra"])
+    method.load_state_dict(state)
+    return method.eval()

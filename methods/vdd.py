@@ -1,0 +1,139 @@
+"""VDD: Variational Diffusion Distillation of a teacher's score into a mixture of experts. `vdd_ve`, `vdd_vp`.
+
+Zhou et al. (NeurIPS 2024), Algorithm 1: experts by Eq. 11/16 (reverse KL of each expert with the repulsion
+log q~(z | a, s)), gating by Eq. 13 (cross-entropy to the responsibilities of the data), responsibilities by Eq. 15.
+Reference implementation: intuitive-robots/vdd. Eqs. 11, 12 and 16 print q where log q is meant.
+
+Shapes: B windows, T states, Z experts, V samples an expert, A action values.
+
+Differences from the reference:
+1. One position of each window is trained in a step (the newest with probability `newest`, else any earlier one), and all its
+   experts and samples share one noise level and one encoding of the states; the reference trains all T positions with a
+   level for every sample. Neighbouring positions are nearly the same state, so this buys more distinct states for the same
+   work: a teacher evaluation is one new token for each sample.
+2. Responsibilities by log-sum-exp; the reference adds 1e-8 to a sum of densities, which is wrong by nats far from all experts.
+3. The learning rate falls by a cosine and reaches its end at the last iteration; the reference's reaches 0 halfway, because it
+   is advanced at both expert steps.
+4. `rescale` (VP): the score is taken at sqrt(alpha_bar) a and multiplied by sqrt(alpha_bar), the gradient of the smoothed
+   density seen from the clean action, so that means are not drawn towards 0. The reference scores at a (`rescale = false`).
+5. Weight average (`ema`) and dropout are settings of the suite; the reference has no average.
+6. The sum over experts is weighted by the gating as in Eq. 9 and not divided by Z (Adam cancels it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods._mixture import Mixture, MixtureTransformer
+from methods._transformer import GPTConfig
+from methods.base import Batch, Method, Phase, Shape, Teacher
+from methods.scaler import Scaler
+
+
+@dataclass(frozen=True)
+class VddConfig:
+    """level_min, level_max: range of the noise level (VE: sigma; VP: 0-based step, both ends included)."""
+
+    components: int
+    level_min: float
+    level_max: float
+    samples: int
+    expert_steps: int
+    gating_steps: int
+    learn_gating: bool
+    rescale: bool
+    newest: float
+    hidden: int
+    gating_hidden: int
+    init_std: float
+    min_std: float
+    init_mean: float
+
+
+def draw_position(batch: int, window: int, newest: float, device: torch.device) -> Tensor:
+    """Position (B,) of the state to train in each window: the newest with probability `newest`, else uniform before it."""
+    earlier = (torch.rand(batch, device=device) * max(window - 1, 1)).long()
+    return torch.where(torch.rand(batch, device=device) < newest, window - 1, earlier).clamp(max=window - 1)
+
+
+class Vdd(Method):
+    """Mixture of experts distilled from any teacher that gives a score."""
+
+    Config = VddConfig
+    config: VddConfig
+
+    def __init__(self, config: VddConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: Teacher | None = None):
+        super().__init__(config, shape, gpt, scaler, teacher)
+        c = config
+        self.net = MixtureTransformer(
+            gpt, shape.obs, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
+            c.init_std, c.min_std, c.init_mean, c.learn_gating,
+        )  # fmt: skip
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """M-step of the experts (with the backbone), then the gating on detached features."""
+        experts = (*self.net.backbone.parameters(), *self.net.features.parameters())
+        experts += (*self.net.mean.parameters(), *self.net.cov.parameters())
+        phases = (Phase("experts", experts, self.config.expert_steps),)
+        if self.config.learn_gating:
+            phases += (Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps),)
+        return phases
+
+    def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
+        position = draw_position(batch.obs.shape[0], batch.obs.shape[1], self.config.newest, batch.obs.device)
+        return self.expert_loss(batch, position) if phase == "experts" else self.gating_loss(batch, position)
+
+    def expert_loss(self, batch: Batch, position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 9 with Eq. 16: sum_z pi_z E[-score . a - log q~(z | a)] - H(q_z); the score and q~ are constants."""
+        b, z, v, a = batch.obs.shape[0], self.config.components, self.config.samples, self.shape.act
+        mixture = self.net(batch.obs, position, batch.goal)
+        eps = torch.randn(b, z, v, a, device=batch.obs.device)
+        actions = mixture.mean[:, :, None] + mixture.std[:, :, None] * eps  # (B, Z, V, A)
+        score = self.teacher_score(actions.detach().reshape(b, z * v, a), batch, position).view(b, z, v, a)
+        aux = mixture.detach()
+        own = aux.log_responsibilities(actions.reshape(b, z * v, a)).view(b, z, v, z)  # Eq. 15, gradient through a alone
+        index = torch.arange(z, device=own.device)
+        repulsion = own.permute(0, 2, 1, 3)[:, :, index, index]  # log q~(z | a_z): (B, V, Z)
+        drive = (score * actions).sum(-1).permute(0, 2, 1)  # (B, V, Z)
+        gating = aux.log_gating.exp()
+        loss = -(gating * ((drive + repulsion).mean(1) + mixture.entropies())).sum(-1).mean()
+        entropy = -(gating * aux.log_gating).sum(-1).mean()
+        return loss, {"gating_entropy": entropy, "std": aux.std.mean()}
+
+    @torch.no_grad()
+    def teacher_score(self, actions: Tensor, batch: Batch, position: Tensor) -> Tensor:
+        """Score of the teacher at (B, M, A), one noise level a window (section 4.3, interval sampling)."""
+        teacher = self.teacher
+        level = teacher.draw_level(self.config.level_min, self.config.level_max, actions.shape[0])
+        context = teacher.encode(batch.obs, batch.goal)
+        scale = teacher.signal_scale(level)[:, None, None] if self.config.rescale else 1.0
+        return scale * teacher.score(scale * actions, level, context, position)
+
+    def gating_loss(self, batch: Batch, position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 13: cross-entropy of the gating to the responsibilities of the demonstrated action."""
+        action = batch.actions.gather(1, position[:, None, None].expand(-1, 1, self.shape.act))[:, 0]  # (B, A)
+        with torch.no_grad():
+            h = self.net.hidden(batch.obs, position, batch.goal)
+            mean, std = self.net.experts_of(h)
+            target = Mixture(self.net.log_gating(h), mean, std).log_responsibilities(action).exp()  # (B, Z)
+        return -(target * self.net.log_gating(h.detach())).sum(-1).mean(), {}
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """Negative log-likelihood of held-out actions at every window's newest state, in nats per scaled action."""
+        position = torch.full((batch.obs.shape[0],), batch.obs.shape[1] - 1, device=batch.obs.device)
+        return -self.net(batch.obs, position, batch.goal).log_prob(batch.actions[:, -1]).mean()
+
+    @property
+    def noise_dim(self) -> int:
+        return 0
+
+    def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Mean of the expert drawn from the gating (the reference's choice too: the std holds the teacher's smoothing)."""
+        mixture = self.net(obs, last, goal)
+        index = mixture.choose(uniform)[:, None, None].expand(-1, 1, self.shape.act)
+        return mixture.mean.gather(1, index)[:, 0]
