@@ -50,8 +50,7 @@ def run_cell(spec: Spec) -> dict[str, Any]:
     began = time.perf_counter()
     torch.set_num_threads(spec["threads"])
     workdir = prepare_workdir(spec)
-    progress = Progress(workdir)
-    try:
+    with Progress(workdir) as progress:
         demos = load_data(spec)
         if spec["evaluate_only"]:
             method = load_teacher(spec)
@@ -64,11 +63,8 @@ def run_cell(spec: Spec) -> dict[str, Any]:
             "rollout_s": round(time.perf_counter() - rollouts_began, 3),
             "total_s": round(time.perf_counter() - began, 3),
         }
-        return record.write(
-            record.record_path(Path(spec["out"]), spec["key"]), make_record(spec, demos, ready, episodes, timings)
-        )
-    finally:
-        progress.close()
+        path = record.record_path(Path(spec["out"]), spec["key"])
+        return record.write(path, make_record(spec, demos, ready, episodes, timings))
 
 
 def check(spec: Spec) -> None:
@@ -150,6 +146,7 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
         training |= {"val_loss": held_out[-1] if held_out else None, "sha256": policy_sha256(weights)}
         training |= {"how": {"precision": result.precision, "compiled": result.compiled}}
         record.write_atomic(workdir / TRAINED, json.dumps(record.plain(training)) + "\n")
+        (workdir / train.CHECKPOINT).unlink(missing_ok=True)
     # acting from the file, as everyone else will
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")

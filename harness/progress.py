@@ -12,13 +12,14 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from harness.record import write_atomic
 
 FILE = "progress.json"
 EVERY = 0.5  # seconds between two writes of the file
-SILENT = 120.0  # seconds without a write after which a cell on another machine counts as stopped
+SILENT = 600.0  # seconds without a write after which a cell counts as stopped
 
 
 class Progress:
@@ -74,11 +75,17 @@ class Progress:
             self.written = self.state["updated"] = now
             write_atomic(self.path, json.dumps(self.state, default=str) + "\n")
 
-    def close(self) -> None:
-        """The cell has ended: remove the file, close the event file."""
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The cell has ended: close the event file and remove the file, which an interrupted cell leaves for `status`."""
         if self.writer is not None:
             self.writer.close()
-        self.path.unlink(missing_ok=True)
+        if kind is not KeyboardInterrupt:
+            self.path.unlink(missing_ok=True)
 
 
 def read(workdir: Path) -> dict[str, Any] | None:
@@ -91,9 +98,11 @@ def read(workdir: Path) -> dict[str, Any] | None:
 
 
 def alive(state: dict[str, Any]) -> bool:
-    """Whether the process that wrote this state still runs: by its id on this machine, by its last write elsewhere."""
+    """Whether the process that wrote this state still runs: by its last write, and by its id if it is on this machine."""
+    if time.time() - float(state["updated"]) > SILENT:
+        return False
     if state["host"] != socket.gethostname():
-        return time.time() - float(state["updated"]) < SILENT
+        return True
     try:
         os.kill(int(state["pid"]), 0)
     except ProcessLookupError:

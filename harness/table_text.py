@@ -83,10 +83,25 @@ def table_text(table: Table, form: str) -> str:
         body = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
         notes = "  \n".join(f"_{markdown_escape(note)}_" for note in table.notes)
         return f"**{markdown_escape(table.title)}**\n\n{body}\n\n{notes}\n"
-    lines = grid(table, plain_cell, str)
+    return plain(table)
+
+
+def plain(table: Table) -> str:
+    """For a terminal: one line a task and method, narrow enough for 80 columns."""
+    lines = [["task", "method", "ours", "paper", "difference", "seeds"]]
+    for row, title in table.rows:
+        for method, head in table.columns:
+            e = table.entries[row][method]
+            ours = "--" if e.mean is None else spread(e.mean, e.std, " ± ")
+            paper = "--" if e.paper_mean is None else spread(e.paper_mean, e.paper_std, " ± ")
+            count = len(e.values)
+            seeds = f"{count} of {e.planned}" if count < e.planned else str(count)
+            lines.append([title, head, ours, paper, "" if e.diff is None else signed(e.diff), seeds])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([table.title, text[0], "-" * len(max(text, key=len)), *text[1:], *table.notes])
+    return "\n".join(
+        [table.title, text[0], "-" * len(max(text, key=len)), *text[1:], *table.notes[:1], *table.notes[2:]]
+    )
 
 
 def latex(table: Table) -> str:
