@@ -1,12 +1,12 @@
-"""The original's Cartesian controller, and the loop that alternates it with MuJoCo's `mj_step`, compiled to machine code.
+"""The original's Cartesian controller, alternating with MuJoCo's `mj_step`, compiled to machine code.
 
 One call of `cartesian_steps` advances a set of simulations by one control step (35 physics steps) without holding the
 GIL. Everything is written for one simulation at a time, so a result depends neither on the batch nor on the threads.
 
 Controller (source: the D3IL benchmark's Cartesian position/quaternion controller, as it acts after every reset):
-  inverse kinematics, three iterations every millisecond, whose state is the previous *desired* joints, then joint PD with
-  bias compensation. `qpos`, `qvel` and `qfrc_bias` are those available before `mj_step`: the bias forces are thus one
-  physics step old.
+  inverse kinematics, three iterations every millisecond, whose state is the previous *desired* joints, then joint PD
+  with bias compensation. `qpos`, `qvel` and `qfrc_bias` are those available before `mj_step`: the bias forces are thus
+  one physics step old.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import llvmlite.binding
 import mujoco
 import numpy as np
 from numba import carray, njit, types
-from numba.core import cgutils  # noqa: F401  (numba needs it loaded before an intrinsic is typed)
 from numba.extending import intrinsic
 
 DT = 0.001  # s, physics and controller
@@ -74,7 +73,7 @@ def _pointer(typingctx, address):
 
 @njit(cache=True, error_model="numpy")
 def forward(q, rotation, jacobian, position):
-    """TCP pose of the chain at joints q (7,): fills rotation (3, 3), jacobian (6, 7; world axes), position (3,) in m."""
+    """TCP pose at joints q (7,): fills rotation (3, 3), jacobian (6, 7; world axes) and position (3,) in m."""
     origin = np.empty((7, 3))
     r = np.eye(3)
     px, py, pz = 0.0, 0.0, 0.0
@@ -173,8 +172,8 @@ def _cholesky(a, shift, lower):
 def solve_clipped(a, b, x, lower):
     """x = A'^-1 b, where A' is the symmetric a (6, 6) with its singular values clipped to [1e-2, 1e2].
 
-    The clipping is inactive exactly when a - 1e-2 I is positive definite and no eigenvalue is above 1e2 (the trace bounds
-    them); then a Cholesky solve is enough. Otherwise the eigenvalues are computed.
+    The clipping is inactive when a - 1e-2 I is positive definite and no eigenvalue is above 1e2 (the trace bounds them);
+    then a Cholesky solve is enough. Otherwise the eigenvalues are computed.
     """
     trace = a[0, 0] + a[1, 1] + a[2, 2] + a[3, 3] + a[4, 4] + a[5, 5]
     if trace > MAX_SINGULAR or not _cholesky(a, MIN_SINGULAR, lower):
@@ -204,7 +203,7 @@ def solve_clipped(a, b, x, lower):
 
 @njit(cache=True, error_model="numpy")
 def inverse_kinematics(q, target, work):
-    """Moves joints q (7,) in place towards the TCP pose target (7,: m, wxyz) by the three iterations of one millisecond.
+    """Moves joints q (7,) in place towards the TCP pose target (7,: m, wxyz): the three iterations of a millisecond.
 
     Joint velocity of an iteration: J^+ e + (I - J^+ J) 40 clip(rest - q), J^+ = J^T (J J^T + 1e-12 I)^-1 (clipped).
     """
@@ -257,9 +256,9 @@ def finger_forces(qpos, qvel, ctrl, width, grasp):
 def cartesian_steps(model, table, ids, qadr, vadr, target, desired, desired_velocity, started, substeps):
     """Advances simulations ids by one control step of `substeps` physics steps, towards target (n, 7), held constant.
 
-    model: address of the MjModel; table (n, 5): addresses of each MjData and of its qpos, qvel, qfrc_bias, ctrl; qadr, vadr:
-    where the robot's nine joints begin. desired, desired_velocity (n, 7): the controller's state, updated; started (n,):
-    False until the controller has run after a reset (the inverse kinematics then starts from the measured joints).
+    model: address of the MjModel; table (n, 5): addresses of each MjData and of its qpos, qvel, qfrc_bias, ctrl;
+    qadr, vadr: where the robot's nine joints begin. desired, desired_velocity (n, 7): the controller's state, updated;
+    started (n,): False until the controller has run after a reset (it then starts from the measured joints).
     """
     work = np.zeros((26, 7))
     for i in ids:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -33,7 +33,7 @@ def _context(options: dict | None) -> Any:
 class SingleEnv(gymnasium.Env):
     """A batch of one. `unwrapped.step_absolute` and `unwrapped.restore` are those of the batch."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / 0.035}
+    metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 1 / 0.035}
     batch_class: type[BatchEnv]
 
     def __init__(self, render_mode: str | None = None, max_steps: int | None = None):
@@ -99,7 +99,7 @@ def _row(values: np.ndarray) -> np.ndarray:
 class VectorEnv(gymnasium.vector.VectorEnv):
     """N environments in one batch; an ended one is reset by the step after (Gymnasium's NEXT_STEP mode)."""
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata: ClassVar[dict] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
     batch_class: type[BatchEnv]
 
     def __init__(self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None):

@@ -1,8 +1,8 @@
 """The Franka Panda of the D3IL tasks as a MuJoCo model: arm, gripper, optional rod, table.
 
 The numbers (poses, masses, inertias, joint ranges, torque limits) are those of the original's compiled scene and lie in
-`assets/panda.json`; link inertias are explicit, so meshes only matter for contacts and pictures. The meshes are those of
-the installed `gymnasium-robotics` package, which is located but never imported (its own tasks need an older MuJoCo).
+`assets/panda.json`; link inertias are explicit, so meshes only matter for contacts and pictures. The meshes are those
+of the installed `gymnasium-robotics` package, which is located but never imported (its own tasks need an older MuJoCo).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def mesh_folder() -> Path:
     base = Path(next(iter(found.submodule_search_locations)))
     folder = base / "envs" / "assets" / "kitchen_franka" / "franka_assets" / "meshes"
     if not (folder / "visual" / "link0.stl").is_file():
-        raise UserError(f"gymnasium-robotics at {base} has no Panda meshes (looked in {folder}); use version 1.3 or 1.4")
+        raise UserError(f"gymnasium-robotics at {base} has no Panda meshes (expected in {folder}); use version 1.4")
     return folder
 
 

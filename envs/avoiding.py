@@ -1,7 +1,7 @@
 """Avoiding: steer the rod between six cylinders, past the finish line, by one of 24 routes.
 
-Original: the Avoiding task of the D3IL benchmark (Jia et al., ICLR 2024), state observations: a simulated Franka Panda whose
-Cartesian controller follows a desired position in the plane at constant height; no contexts, one start.
+Original: the Avoiding task of the D3IL benchmark (Jia et al., ICLR 2024), state observations: a simulated Franka Panda
+whose Cartesian controller follows a desired position in the plane at constant height; no contexts, one start.
 
 Observation (4,) m: desired xy, actual xy of the tool centre point. Action (2,) m: change of the desired xy.
 Episode: ends when the rod touches a cylinder, when y > 0.35 (success), or after 250 steps of 35 ms.
@@ -52,6 +52,7 @@ LEVELS = (
 )
 MODES = tuple("".join("1" if i == j else "0" for n, j in zip((2, 3, 4), c, strict=True) for i in range(n))
               for c in product(range(2), range(3), range(4)))  # fmt: skip
+START_XY = (0.52492847, -0.27973673)  # m, TCP after a reset
 # Joints (rad) and fingers (m), with their rates, after a reset: TCP at (0.52493, -0.27974, 0.12236) m, fingers closed.
 START_QPOS = np.array([
     -0.35640868475918691, 0.42944545402621526, -0.135010595225244, -2.0546518930360969, 0.093578222949801976,

@@ -2,10 +2,10 @@
 
 One step of a simulation (source: the original's `env.step`):
 
-    set-point -> observation and end of episode, from the state BEFORE the physics -> physics -> counter -> mode AFTER it
+    set-point -> observation and end of episode, from the state BEFORE the physics -> physics -> counter -> mode AFTER
 
-So the observation that step k returns is the state in which set-point k was given: together with set-point k it is row k of
-a demonstration. A goal reached by the physics of step k is noticed by step k + 1, which still executes its action.
+So the observation that step k returns is the state in which set-point k was given: together with set-point k it is row
+k of a demonstration. A goal reached by the physics of step k is noticed by step k + 1, which still executes its action.
 
 Letters: n simulations, D numbers an observation, A numbers an action.
 """
@@ -114,11 +114,11 @@ class BatchEnv:
         return self._step(self._target(self._checked(actions, self.act_dim, "actions")))
 
     def step_absolute(self, setpoints: np.ndarray) -> StepResult:
-        """One control step towards absolute poses (n, 7): xyz in m and quaternion wxyz, as the original's `step` takes."""
+        """One control step towards absolute poses (n, 7): xyz in m, quaternion wxyz, as the original's `step` takes."""
         return self._step(self._checked(setpoints, 7, "set-points"))
 
     def restore(self, i: int, recording: Any, k: int) -> np.ndarray:
-        """Puts simulation i into row k of a recording (a path or a mapping of its arrays); returns its observation (D,).
+        """Puts simulation i into row k of a recording (a path or a mapping of arrays); returns its observation (D,).
 
         The recording's keys are those of the reference traces: actions (T, 7) set-points, qpos, qvel, tcp_pos,
         ctrl_des_q, ctrl_des_qd (T + 1 rows; row k is the state in which action k is given), success and mode (T).

@@ -5,9 +5,9 @@ brackets): a hold at the start (0 to 23 rows, median 4), a quick rise to a cruis
 most 12.5 mm an axis, y never decreasing, a desired position that leads the arm by about 16 mm, passages anywhere in the
 gaps, an end well past the finish line, 61 to 107 rows (mean 77, standard deviation 12).
 
-A path x(y) is a shape-preserving cubic (PCHIP, Fritsch & Carlson 1980) through random passage points; it is followed at the
-episode's own speed profile by the set-point and executed. A run that touches a cylinder, comes closer than `CLEARANCE`,
-leaves its route or has a length outside 61..107 is drawn again, with its own next random stream.
+A path x(y) is a shape-preserving cubic (PCHIP, Fritsch & Carlson 1980) through random passage points; the set-point
+follows it at the episode's own speed profile, and the run is executed. A run that touches a cylinder, comes closer than
+`CLEARANCE`, leaves its route or has a length outside 61..107 is drawn again, from its next random stream.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from envs.datasets import Episode
 
+START_XY = (0.52492847, -0.27973673)  # m, after a reset (as in `envs.avoiding`, which needs the simulator)
 GENERATOR_VERSION = "1"
 
 ROWS = (61, 107)  # fewest and most rows of a demonstration, as the human ones
@@ -34,13 +35,11 @@ GAPS = (
 ROW_Y = (-0.1, 0.08, 0.26)  # m, the rows of cylinders
 
 
-def generate(
-    seed: int = 0, per_mode: int = 4, progress: Callable[[int, int], None] | None = None
-) -> list[Episode]:
+def generate(seed: int = 0, per_mode: int = 4, progress: Callable[[int, int], None] | None = None) -> list[Episode]:
     """per_mode successful episodes for each of the 24 routes, in order of route; the same for the same seed.
 
     Each has obs (L, 4) and actions (L, 2) float32 in m: row k is (desired xy, actual xy) when set-point k is given, and
-    action k leads from set-point k to k + 1 (the last set-point has no action and is no row, as in the original's data).
+    action k leads from set-point k to k + 1 (the last set-point has no action and is no row, as in the original).
     """
     from envs.avoiding import MODES  # the simulator is needed here only
 
@@ -66,7 +65,7 @@ def generate(
 def _draw_path(mode: str, rng: np.random.Generator) -> np.ndarray:
     """(L + 1, 2) m: random set-points along the route `mode`, one a control step, from the start position."""
     choice = (mode[:2].index("1"), mode[2:5].index("1"), mode[5:].index("1"))
-    start = np.array([0.52492847, -0.27973673])
+    start = np.array(START_XY)
     passages = [rng.uniform(*GAPS[row][gap]) for row, gap in enumerate(choice)]
     end_y = float(np.clip(rng.normal(0.44, 0.018), 0.40, 0.48))
     heights = np.array([start[1], *(y + rng.normal(0.0, 0.012) for y in ROW_Y), 0.35, end_y + 0.02])

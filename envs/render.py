@@ -1,0 +1,137 @@
+"""Pictures: a task's scene drawn by MuJoCo without a window, and demonstrations drawn as paths.
+
+Drawing needs a software or hardware OpenGL library (EGL or OSMesa) and PyOpenGL, which MuJoCo installs; nothing else in
+this project does. `$MUJOCO_GL` (egl or osmesa) chooses one; otherwise EGL is tried, then OSMesa.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from envs.base import BatchEnv
+from harness.errors import UserError, unknown
+
+BACKENDS = ("egl", "osmesa")
+VIEW = {"lookat": (0.45, 0.02, 0.2), "distance": 1.3, "azimuth": 150.0, "elevation": -32.0}  # m, degrees
+
+
+def _gl_context(width: int, height: int) -> Any:
+    """An off-screen OpenGL context of the first back end that works."""
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    reasons = []
+    for name in (chosen,) if chosen in BACKENDS else BACKENDS:
+        try:
+            return importlib.import_module(f"mujoco.{name}").GLContext(width, height)
+        except Exception as error:  # each library fails in its own way; all reasons go into the message
+            reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            os.environ.pop("PYOPENGL_PLATFORM", None)  # set by the failed import, refused by the next
+    raise UserError(
+        f"no OpenGL library for pictures ({'; '.join(reasons)}); install one, e.g. apt-get install libegl1 or libosmesa6"
+    )
+
+
+class SceneRenderer:
+    """Draws states of a task. solid: the robot opaque (the original draws its links almost transparent)."""
+
+    def __init__(self, task: type[BatchEnv], width: int = 640, height: int = 480, solid: bool = True):
+        spec = task.build_spec(visual=True)
+        getattr(spec.visual, "global").offwidth, getattr(spec.visual, "global").offheight = width, height
+        self.model = spec.compile()
+        if solid:
+            links = [g for g in range(self.model.ngeom) if self.model.geom(g).name.startswith("link")]
+            self.model.geom_rgba[links] = (0.93, 0.94, 0.95, 1.0)
+        self.data = mujoco.MjData(self.model)
+        self.size = (width, height)
+        self._gl = _gl_context(width, height)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
+        self._scene = mujoco.MjvScene(self.model, maxgeom=1000)
+
+    def picture(self, qpos: np.ndarray, camera: dict | None = None) -> np.ndarray:
+        """(height, width, 3) uint8 of the state qpos, seen from camera (see `VIEW`)."""
+        width, height = self.size
+        self._gl.make_current()
+        self.data.qpos[:] = qpos
+        mujoco.mj_forward(self.model, self.data)
+        view = mujoco.MjvCamera()
+        view.type = mujoco.mjtCamera.mjCAMERA_FREE
+        for key, value in (camera or VIEW).items():
+            setattr(view, key, value)
+        mujoco.mjv_updateScene(
+            self.model, self.data, mujoco.MjvOption(), None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        rectangle = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(rectangle, self._scene, self._context)
+        pixels = np.empty((height, width, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, rectangle, self._context)
+        return np.flipud(pixels).copy()
+
+    def close(self) -> None:
+        """Frees the OpenGL context."""
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+
+
+def _task(name: str) -> type[BatchEnv]:
+    tasks = {"avoiding": ("envs.avoiding", "AvoidingBatch")}
+    if name not in tasks:
+        raise unknown("task", name, tasks)
+    module, attribute = tasks[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def render_task(
+    task: str, path: str | Path, qpos: np.ndarray | None = None, width: int = 960, height: int = 640,
+    solid: bool = True, camera: dict | None = None,
+) -> Path:  # fmt: skip
+    """Writes a PNG of the task's scene in the state qpos (default: after a reset); returns its path."""
+    from PIL import Image
+
+    batch = _task(task)
+    renderer = SceneRenderer(batch, width, height, solid)
+    try:
+        pixels = renderer.picture(batch.start_qpos if qpos is None else qpos, camera)
+    finally:
+        renderer.close()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def draw_avoiding_paths(episodes: Iterable[Any], path: str | Path, title: str = "") -> Path:
+    """Writes a PNG of the actual paths of Avoiding episodes (obs (L, 4) m, mode), one colour a route."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from envs.avoiding import FINISH_Y, MODES, OBSTACLES, START_XY
+
+    colours = {mode: plt.get_cmap("turbo")(i / (len(MODES) - 1)) for i, mode in enumerate(MODES)}
+    figure, axes = plt.subplots(figsize=(4.6, 5.2), layout="constrained")
+    for episode in episodes:
+        xy = np.asarray(episode.obs)[:, 2:4]
+        axes.plot(xy[:, 0], xy[:, 1], lw=0.9, alpha=0.85, color=colours.get(episode.mode, "0.6"))
+    for _, x, y, radius, _ in OBSTACLES:
+        axes.add_patch(plt.Circle((x, y), radius, color="#b3261e", zorder=3))
+    axes.axhline(FINISH_Y, color="#2e7d32", lw=1.5, ls="--")
+    axes.text(0.765, FINISH_Y + 0.006, "finish", color="#2e7d32", fontsize=8)
+    axes.plot(*START_XY, "ko", ms=4, zorder=4)
+    axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", title=title, xlim=(0.2, 0.82), ylim=(-0.31, 0.5))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
