@@ -29,7 +29,7 @@ from methods._transformer import GPTConfig
 from methods.base import Method, Shape
 
 Spec = dict[str, Any]  # made by harness.plan.spec
-HASH_FILE = "config_hash.txt"  # below a cell's working folder: which configuration its files belong to
+BELONGS = "belongs_to.txt"  # below a cell's working folder: the configuration and teacher of its files
 NOT_TRAINED = {"curve": {}, "val": {}, "steps": 0, "val_loss": None}
 TRAINED = "training.json"  # written after the weights: training is over
 
@@ -79,15 +79,15 @@ def check(spec: Spec) -> None:
 
 
 def prepare_workdir(spec: Spec) -> Path:
-    """The cell's working folder; another configuration's files are removed, so that nothing resumes from them."""
+    """The cell's working folder; files of another configuration or teacher are removed, so that nothing resumes from them."""
     workdir = record.work_path(Path(spec["out"]), spec["key"])
-    marker = workdir / HASH_FILE
-    if workdir.is_dir() and not (marker.is_file() and marker.read_text() == spec["config_hash"]):
+    marker = workdir / BELONGS
+    belongs = spec["config_hash"] + (" " + policy_sha256(Path(spec["teacher"]["path"])) if spec["teacher"] else "")
+    if workdir.is_dir() and not (marker.is_file() and marker.read_text() == belongs):
         for path in workdir.iterdir():
             if path.name != "log.txt":
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    workdir.mkdir(parents=True, exist_ok=True)
-    record.write_atomic(marker, spec["config_hash"])
+    record.write_atomic(marker, belongs)
     return workdir
 
 
@@ -124,6 +124,7 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     weights = workdir / WEIGHTS
     training = finished_training(workdir)
     if training is None:
+        shutil.rmtree(workdir / "rollouts", ignore_errors=True)  # those of weights that are gone
         torch.manual_seed(derive(spec["key"], "init"))
         gpt = GPTConfig(**config["gpt"])
         shape = Shape(spec["task_block"]["obs_dim"], spec["task_block"]["act_dim"], spec["task_block"]["goal_tokens"])
