@@ -119,9 +119,9 @@ class Trainer:
         self.losses = {p.name: self._loss_function(p) for p in self.phases}
 
     def _loss_function(self, phase: Phase) -> Callable:
-        def loss(obs: Tensor, actions: Tensor, goal: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(obs: Tensor, last: Tensor, action: Tensor, goal: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                return self.method.loss(Batch(obs, actions, goal), phase.name)
+                return self.method.loss(Batch(obs, last, action, goal), phase.name)
 
         return torch.compile(loss) if self.compiled else loss
 
@@ -134,7 +134,7 @@ class Trainer:
             for _ in range(phase.repeats):
                 index = torch.randint(len(self.data), (self.config.batch,), generator=self.indices)
                 batch = self.data.batch(index)
-                loss, extras = self.losses[phase.name](batch.obs, batch.actions, batch.goal)
+                loss, extras = self.losses[phase.name](batch.obs, batch.last, batch.action, batch.goal)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if self.config.grad_clip:
@@ -171,7 +171,7 @@ class Trainer:
         self.method.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            loss = self.method.validation_loss(Batch(self.val.obs, self.val.actions, self.val.goal)).item()
+            loss = self.method.validation_loss(Batch(self.val.obs, self.val.last, self.val.action, self.val.goal)).item()
         self.method.train(training)
         self.swap()
         self.result.val.setdefault("step", []).append(self.step)

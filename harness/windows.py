@@ -1,4 +1,4 @@
-"""From demonstrations to training windows: split by trajectory, scaler, every run of T consecutive rows.
+"""From demonstrations to training windows: split by trajectory, scaler, one sample a row.
 
 T = window, D = observation width, A = action width, N = number of windows.
 """
@@ -16,18 +16,23 @@ from methods.scaler import Scaler
 
 @dataclass(frozen=True)
 class Windows:
-    """Scaled float32 windows: `obs` (N, T, D), `actions` (N, T, A); `goal` None where a task has none."""
+    """Scaled float32 samples, one a demonstrated row (`methods.base.Batch`), as tensors over all N rows.
+
+    `obs` (N, T, D), `last` (N,) int64, `action` (N, A); `goal` None where a task has none.
+    """
 
     obs: Tensor
-    actions: Tensor
+    last: Tensor
+    action: Tensor
     goal: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.obs)
 
     def batch(self, index: Tensor) -> "Windows":
-        """The windows of `index` (B,) int64: the same fields with B rows."""
-        return Windows(self.obs[index], self.actions[index], None if self.goal is None else self.goal[index])
+        """The samples of `index` (B,) int64: the same fields with B rows."""
+        goal = None if self.goal is None else self.goal[index]
+        return Windows(self.obs[index], self.last[index], self.action[index], goal)
 
 
 def split(demos: Demonstrations, seed: int, fraction: float = 0.05) -> tuple[Demonstrations, Demonstrations]:
@@ -60,21 +65,21 @@ def fit_scaler(demos: Demonstrations) -> Scaler:
 
 
 def make_windows(demos: Demonstrations, window: int, scaler: Scaler) -> Windows:
-    """Every window of exactly `window` consecutive rows inside one episode, scaled; no padding (as in D3IL)."""
+    """One sample a demonstrated row: its action, and the history that a policy has there, scaled.
+
+    That is the newest `window` observations of the episode so far; in the first rows fewer, left-aligned, zeros behind.
+    """
     if window < 1 or not demos.episodes:
         raise UserError(f"windows: need a window of at least 1 and one episode, got {window} and {len(demos.episodes)}")
-    short = [(i, len(e.obs)) for i, e in enumerate(demos.episodes) if len(e.obs) < window]
-    if short:
-        raise UserError(
-            f"{demos.origin}: episode {short[0][0]} has {short[0][1]} rows, fewer than the window of {window} "
-            f"({len(short)} such episodes); leave them out or use a smaller window"
-        )
-    obs = _slide([e.obs for e in demos.episodes], window)  # (N, T, D)
-    actions = _slide([e.actions for e in demos.episodes], window)  # (N, T, A)
-    return Windows(scaler.scale_obs(obs), scaler.scale_act(actions))
+    obs, last = zip(*(_histories(scaler.scale_obs(torch.from_numpy(e.obs)), window) for e in demos.episodes), strict=True)
+    action = scaler.scale_act(torch.from_numpy(np.concatenate([e.actions for e in demos.episodes])))
+    return Windows(torch.cat(obs), torch.cat(last), action)
 
 
-def _slide(episodes: list[np.ndarray], window: int) -> Tensor:
-    """[(L_i, K)] to (sum of L_i - T + 1, T, K)."""
-    views = [np.lib.stride_tricks.sliding_window_view(rows, window, axis=0) for rows in episodes]  # (L_i - T + 1, K, T)
-    return torch.from_numpy(np.concatenate(views).transpose(0, 2, 1).astype(np.float32, order="C"))
+def _histories(rows: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """(L, D) -> histories (L, T, D) and the index of the newest row in each (L,)."""
+    step = torch.arange(len(rows))
+    first = (step - window + 1).clamp(min=0)
+    index = first[:, None] + torch.arange(window)  # (L, T)
+    obs = rows[index.clamp(max=len(rows) - 1)] * (index <= step[:, None])[..., None]
+    return obs, step - first

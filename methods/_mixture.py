@@ -96,7 +96,7 @@ class Gating(nn.Module):
 
 
 class MixtureTransformer(nn.Module):
-    """States -> mixture at one position of each window."""
+    """States -> mixture at one last of each window."""
 
     def __init__(
         self, gpt: GPTConfig, obs_dim: int, act_dim: int, goal_tokens: int, experts: int, hidden: int,
@@ -129,10 +129,10 @@ class MixtureTransformer(nn.Module):
         nn.init.zeros_(self.gating.out.bias)
         nn.init.orthogonal_(self.gating.out.weight, 0.01)
 
-    def hidden(self, obs: Tensor, position: Tensor, goal: Tensor | None = None) -> Tensor:
-        """Features (B, W) of the state at `position` (B,) of each window obs (B, T, D)."""
+    def hidden(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Features (B, W) of the state at `last` (B,) of each window obs (B, T, D)."""
         states = self.backbone.states(obs, goal)  # (B, T, E)
-        index = position[:, None, None].expand(-1, 1, states.shape[-1])
+        index = last[:, None, None].expand(-1, 1, states.shape[-1])
         return self.features(states.gather(1, index)[:, 0])
 
     def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ class MixtureTransformer(nn.Module):
             return h.new_full((h.shape[0], self.experts), -math.log(self.experts), dtype=torch.float32)
         return self.gating(h)
 
-    def forward(self, obs: Tensor, position: Tensor, goal: Tensor | None = None) -> Mixture:
-        h = self.hidden(obs, position, goal)
+    def forward(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Mixture:
+        h = self.hidden(obs, last, goal)
         mean, std = self.experts_of(h)
         return Mixture(self.log_gating(h), mean, std)

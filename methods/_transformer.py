@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KV = list[tuple[Tensor, Tensor]]  # one (keys, values), each (B, H, S, d), for every layer
+KV1 = tuple[Tensor, Tensor]  # keys and values of one layer, each (B, H, S, d)
+KV = list[KV1]  # of every layer
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         e = config.embed
-        self.heads = config.heads
+        self.heads, self.scale = config.heads, 1 / math.sqrt(e / config.heads)
         self.attn_dropout = config.attn_dropout
         self.ln_1, self.ln_2 = nn.LayerNorm(e), nn.LayerNorm(e)
         self.qkv, self.proj = nn.Linear(e, 3 * e), nn.Linear(e, e)
@@ -68,22 +69,22 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Tokens among themselves; `mask` (N, N) is additive. Returns the tokens and their (keys, values)."""
         q, k, v = self.split(x)
-        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + mask, -1)  # (B, H, N, N)
+        weights = torch.softmax(q @ k.transpose(-1, -2) * self.scale + mask, -1)  # (B, H, N, N)
         weights = F.dropout(weights, self.attn_dropout, self.training)
         return self.finish(x, weights @ v), (k, v)
 
-    def query(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Tokens `x` (B, M, E), each attending to a cached context `k`, `v` (B, H, S, d) and to itself.
+    def query(self, x: Tensor, context: KV1, level: KV1, mask: Tensor) -> Tensor:
+        """Queries `x` (B, M, E), each attending to the states (B, H, S, d), to its noise level and to itself.
 
-        `mask` is additive and broadcasts to (B, H, M, S).
+        `level` is (B or 1, H, M or 1, d): one level a query, or one for all; `mask` (B, 1, 1, S) is additive.
         """
-        q, k_self, v_self = self.split(x)
-        scale = 1 / math.sqrt(q.shape[-1])
-        seen = q @ k.transpose(-1, -2) * scale + mask  # (B, H, M, S)
-        own = (q * k_self).sum(-1, keepdim=True) * scale  # (B, H, M, 1)
-        weights = torch.softmax(torch.cat([seen, own], -1), -1)
+        q, k, v = self.split(x)
+        seen = q @ context[0].transpose(-1, -2) + mask  # (B, H, M, S)
+        weights = torch.cat([seen, (q * level[0]).sum(-1, keepdim=True), (q * k).sum(-1, keepdim=True)], -1)
+        weights = torch.softmax(weights * self.scale, -1)
         weights = F.dropout(weights, self.attn_dropout, self.training)
-        return self.finish(x, weights[..., :-1] @ v + weights[..., -1:] * v_self)
+        y = weights[..., :-2] @ context[1] + weights[..., -2:-1] * level[1] + weights[..., -1:] * v
+        return self.finish(x, y)
 
 
 def additive(allowed: Tensor) -> Tensor:
@@ -147,33 +148,10 @@ class DenoisingTransformer(Transformer):
         self.head = nn.Linear(config.embed, act_dim)
         self.level = level  # (B,) noise levels -> (B, E)
         self.init_weights()
-        g, t = goal_tokens, config.window
-        # one sequence [level, goals, states, actions] for training (difference 1 above)
-        allowed = torch.zeros(1 + g + 2 * t, 1 + g + 2 * t, dtype=torch.bool)
-        states, actions = 1 + g, 1 + g + t
-        allowed[0, 0] = True
-        allowed[1:actions, 1:actions] = torch.ones(g + t, g + t).tril().bool()
-        allowed[actions:, 0] = True
-        allowed[actions:, 1:states] = True
-        allowed[actions:, states:actions] = torch.ones(t, t).tril().bool()
-        allowed[actions:, actions:] = torch.eye(t).bool()
-        self.register_buffer("joint_mask", additive(allowed), persistent=False)
-
-    def forward(self, noised: Tensor, level: Tensor, obs: Tensor, goal: Tensor | None = None) -> Tensor:
-        """All positions of full windows at once, for training.
-
-        noised (B, T, A), level (B,), obs (B, T, D) -> output for each position (B, T, A).
-        """
-        t = self.config.window
-        actions = self.act_embed(noised) + self.pos_embed[:, self.goal_tokens :]
-        x = torch.cat([self.level(level)[:, None], self.tokens(obs, goal), actions], 1)  # (B, 1 + G + 2T, E)
-        for block in self.blocks:
-            x, _ = block(x, self.joint_mask)
-        return self.head(self.ln_f(x[:, -t:]))
 
     def encode_level(self, level: Tensor) -> KV:
-        """Keys and values (B, H, 1, d) of the noise-level token, which sees itself alone."""
-        x = self.level(level)[:, None]  # (B, 1, E)
+        """Keys and values (B, H, M, d) of noise levels (B, M), each a token that sees itself alone."""
+        x = self.level(level.reshape(-1)).view(*level.shape, -1)  # (B, M, E)
         cache: KV = []
         for block in self.blocks:
             _, k, v = block.split(x)
@@ -181,20 +159,16 @@ class DenoisingTransformer(Transformer):
             cache.append((k, v))
         return cache
 
-    def query(self, noised: Tensor, levels: KV, context: KV, position: Tensor) -> Tensor:
-        """Denoise M samples a window against its cached context: the fast twin of `forward`.
+    def forward(self, noised: Tensor, levels: KV, context: KV, last: Tensor) -> Tensor:
+        """Denoise M samples a window against its encoded states.
 
-        noised (B, M, A); levels from `encode_level` (B or 1 windows); position (B,): the index of the state that the
-        samples belong to. Returns (B, M, A).
+        noised (B, M, A); levels from `encode_level`, for B or 1 windows and M or 1 samples; context from `encode`;
+        last (B,): index of the newest state, which the samples belong to. Returns (B, M, A).
         """
-        size = context[0][0].shape[2]
-        index = torch.arange(size, device=noised.device)
-        seen = index[None] <= position[:, None] + self.goal_tokens  # (B, S)
-        mask = torch.zeros(seen.shape, device=noised.device).masked_fill(~seen, -torch.inf)
-        mask = F.pad(mask, (1, 0))[:, None, None]  # the level token is always seen: (B, 1, 1, 1 + S)
-        x = self.act_embed(noised) + self.pos_embed[0, self.goal_tokens + position][:, None]
-        for block, (lk, lv), (k, v) in zip(self.blocks, levels, context, strict=True):
-            k = torch.cat([lk.expand(k.shape[0], -1, -1, -1), k], 2)
-            v = torch.cat([lv.expand(v.shape[0], -1, -1, -1), v], 2)
-            x = block.query(x, k, v, mask)
+        index = torch.arange(context[0][0].shape[2], device=noised.device)
+        seen = index <= last[:, None] + self.goal_tokens  # (B, S)
+        mask = torch.zeros(seen.shape, device=noised.device).masked_fill(~seen, -torch.inf)[:, None, None]
+        x = self.act_embed(noised) + self.pos_embed[0, self.goal_tokens + last][:, None]
+        for block, level, kv in zip(self.blocks, levels, context, strict=True):
+            x = block.query(x, kv, level, mask)
         return self.head(self.ln_f(x))

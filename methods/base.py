@@ -28,10 +28,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Batch:
-    """A minibatch of full windows: obs (B, T, D), actions (B, T, A), goal (B, G, D) or None; scaled float32."""
+    """A minibatch, scaled float32: one demonstrated action with the history that the policy will have when it acts.
+
+    obs (B, T, D), oldest first, rows beyond `last` are padding; last (B,): index of the newest state; action (B, A): what
+    the demonstrator did in it; goal (B, G, D) or None.
+    """
 
     obs: Tensor
-    actions: Tensor
+    last: Tensor
+    action: Tensor
     goal: Tensor | None = None
 
 
@@ -59,8 +64,8 @@ class Method(nn.Module):
         # a list hides the teacher from parameters(), state_dict() and train()
         self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]
 
-    @property
-    def teacher(self) -> Teacher:
+    def get_teacher(self) -> Teacher:
+        """The frozen teacher that a student distils. Raises RuntimeError where the method was built without one."""
         if not self._teacher:
             raise RuntimeError(f"{type(self).__name__} needs a teacher and was built without one")
         return self._teacher[0]
@@ -115,19 +120,19 @@ class Teacher(Method):
         """Context of a window's states, computed once and shared by every score evaluated on it."""
         raise NotImplementedError
 
-    def score(self, noised: Tensor, level: Tensor, context: KV, position: Tensor) -> Tensor:
-        """Score of the smoothed policy, grad log pi_level(noised | states up to position): (B, M, A).
+    def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
+        """Score of the smoothed policy, grad log pi_level(noised | states up to last): (B, M, A).
 
-        noised (B, M, A); level (B,): sigma (VE) or the 0-based step (VP); position (B,).
+        noised (B, M, A); level (B, 1) or (B, M): sigma (VE) or the 0-based step (VP); last (B,).
         """
         raise NotImplementedError
 
-    def draw_level(self, low: float, high: float, n: int) -> Tensor:
-        """`n` noise levels uniform in [low, high] (VP: integers, both ends included)."""
+    def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+        """Noise levels uniform in [low, high] (VP: integers, both ends included)."""
         raise NotImplementedError
 
     def signal_scale(self, level: Tensor) -> Tensor:
-        """Factor of the clean action in the forward process at `level`: 1 (VE), sqrt(alpha_bar) (VP). Shape (B,)."""
+        """Factor of the clean action in the forward process at `level`: 1 (VE), sqrt(alpha_bar) (VP). Shape of `level`."""
         raise NotImplementedError
 
     @property

@@ -7,7 +7,10 @@ Differences from the reference:
 1. Attention: the noised action sees the level, the states and itself (`methods/_transformer.py`, with reasons). So only the
    newest action is sampled, where the reference re-denoises the whole window's actions.
 2. Sampling reads the averaged weights once, when the policy is loaded; the reference copies them at every call.
-3. Noise levels come from the closed form of the truncated log-logistic distribution, in float32.
+3. Training: one sample is one demonstrated action with the history that the policy has when it acts (shorter than the window
+   only at the start of an episode), noised `draws` times against one encoding of its states. The reference trains every
+   position of full windows: four of five have a history cut in the middle of an episode, which acting never meets.
+4. Noise levels come from the closed form of the truncated log-logistic distribution, in float32.
 """
 
 from __future__ import annotations
@@ -25,12 +28,14 @@ from methods.scaler import Scaler
 
 @dataclass(frozen=True)
 class BesoConfig:
-    """sigma_* in units of scaled actions; sampling_steps = network evaluations an action."""
+    """sigma_* in units of scaled actions; sampling_steps = network evaluations an action; draws = noised actions a
+    window in training."""
 
     sigma_data: float
     sigma_min: float
     sigma_max: float
     sampling_steps: int
+    draws: int
 
 
 class SigmaToken(nn.Module):
@@ -60,39 +65,38 @@ class Beso(Teacher):
         total = sigma**2 + s2
         return s2 / total, sigma * math.sqrt(s2) / total.sqrt(), 1 / total.sqrt()
 
-    def training_sigmas(self, n: int) -> Tensor:
-        """Log-logistic noise levels: location ln(sigma_data), scale 0.5, truncated to [sigma_min, sigma_max]; (n,)."""
+    def training_sigmas(self, shape: tuple[int, ...]) -> Tensor:
+        """Log-logistic noise levels: location ln(sigma_data), scale 0.5, truncated to [sigma_min, sigma_max]."""
         c, scale = self.config, 0.5
         loc = math.log(c.sigma_data)
         low, high = (1 / (1 + math.exp(-(math.log(s) - loc) / scale)) for s in (c.sigma_min, c.sigma_max))
-        u = low + (high - low) * torch.rand(n, device=self.scaler.act_low.device)
+        u = low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)
         return torch.exp(loc + scale * torch.logit(u))
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """EDM denoising loss, one sigma a window: mean |F - (a - c_skip x) / c_out|^2."""
-        sigma = self.training_sigmas(batch.actions.shape[0])  # (B,)
-        s = sigma[:, None, None]
-        c_skip, c_out, c_in = self.scalings(s)
-        noised = batch.actions + s * torch.randn_like(batch.actions)  # (B, T, A)
-        output = self.net(c_in * noised, sigma, batch.obs, batch.goal)
-        loss = (output.float() - (batch.actions - c_skip * noised) / c_out).square().mean()
-        return loss, {}
+        """EDM denoising loss of M draws a window: mean |F - (a - c_skip x) / c_out|^2."""
+        action = batch.action[:, None].expand(-1, self.config.draws, -1)  # (B, M, A)
+        sigma = self.training_sigmas(action.shape[:2])
+        c_skip, c_out, c_in = self.scalings(sigma[..., None])
+        noised = action + sigma[..., None] * torch.randn_like(action)
+        output = self.net(c_in * noised, self.net.encode_level(sigma), self.encode(batch.obs, batch.goal), batch.last)
+        return (output.float() - (action - c_skip * noised) / c_out).square().mean(), {}
 
     def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
         return self.net.encode(obs, goal)
 
-    def denoise(self, noised: Tensor, sigma: Tensor, context: KV, position: Tensor) -> Tensor:
-        """D(a; sigma, s) = c_skip a + c_out F(c_in a): (B, M, A) for noised (B, M, A), sigma (B,) or (1,)."""
-        c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
-        output = self.net.query(c_in * noised, self.net.encode_level(sigma), context, position)
+    def denoise(self, noised: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
+        """D(a; sigma, s) = c_skip a + c_out F(c_in a): (B, M, A) for noised (B, M, A), sigma (B or 1, M or 1)."""
+        c_skip, c_out, c_in = self.scalings(sigma[..., None])
+        output = self.net(c_in * noised, self.net.encode_level(sigma), context, last)
         return c_skip * noised + c_out * output.float()
 
-    def score(self, noised: Tensor, level: Tensor, context: KV, position: Tensor) -> Tensor:
+    def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
         """(D(a; sigma) - a) / sigma^2."""
-        return (self.denoise(noised, level, context, position) - noised) / level[:, None, None] ** 2
+        return (self.denoise(noised, level, context, last) - noised) / level[..., None] ** 2
 
-    def draw_level(self, low: float, high: float, n: int) -> Tensor:
-        return low + (high - low) * torch.rand(n, device=self.scaler.act_low.device)
+    def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+        return low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)
 
     def signal_scale(self, level: Tensor) -> Tensor:
         return torch.ones_like(level)
@@ -113,7 +117,7 @@ class Beso(Teacher):
         sigmas = self.schedule()
         x = sigmas[0] * noises[0]  # (n, A)
         for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-            denoised = self.denoise(x[:, None], obs.new_tensor([sigma]), context, last)[:, 0]
+            denoised = self.denoise(x[:, None], obs.new_tensor([[sigma]]), context, last)[:, 0]
             up = min(following, math.sqrt(following**2 * (sigma**2 - following**2) / sigma**2))
             down = math.sqrt(following**2 - up**2)
             x = x + (x - denoised) / sigma * (down - sigma)

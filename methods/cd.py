@@ -8,7 +8,7 @@ step of the teacher, and the target's average has no effect. That is what the pa
 
 Differences from the reference:
 1. Adam with the suite's learning rate; the reference uses RAdam at 8e-6 on images.
-2. Attention as in `methods/_transformer.py`; every position of a window is trained, as the teacher's.
+2. Attention and training samples as the teacher's (`methods/beso.py`, differences 1 and 3).
 3. The teacher's level token only knows [sigma_min, sigma_max], so the grid ends at the teacher's own sigma_min.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods._transformer import GPTConfig
+from methods._transformer import KV, GPTConfig
 from methods.base import Batch, Method, Shape
 from methods.beso import Beso, BesoConfig
 from methods.scaler import Scaler
@@ -31,11 +31,13 @@ from methods.scaler import Scaler
 
 @dataclass(frozen=True)
 class CdConfig:
-    """N = levels of the grid; rho of Karras' spacing; target_ema = decay of the target network."""
+    """N = levels of the grid; rho of Karras' spacing; target_ema = decay of the target network;
+    draws = noised actions a window."""
 
     N: int
     rho: float
     target_ema: float
+    draws: int
 
     def __post_init__(self) -> None:
         if self.N < 2:
@@ -77,35 +79,32 @@ class Cd(Method):
         c_out = (sigma - low) * math.sqrt(s2) / (sigma**2 + s2).sqrt()
         return c_skip, c_out, 1 / (sigma**2 + s2).sqrt()
 
-    def consistency(self, net: nn.Module, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """f(x, sigma) at every position: x (B, T, A), sigma (B,)."""
-        c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
-        return c_skip * x + c_out * net(c_in * x, sigma, batch.obs, batch.goal).float()
+    def consistency(self, net: nn.Module, x: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
+        """f(x, sigma): x (B, M, A), sigma (B or 1, 1)."""
+        c_skip, c_out, c_in = self.scalings(sigma[..., None])
+        return c_skip * x + c_out * net(c_in * x, net.encode_level(sigma), context, last).float()
 
-    def denoise(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """The teacher's D(x; sigma) at every position."""
-        c_skip, c_out, c_in = self.teacher.scalings(sigma[:, None, None])
-        return c_skip * x + c_out * self.teacher.net(c_in * x, sigma, batch.obs, batch.goal).float()
-
-    def heun(self, x: Tensor, t: Tensor, u: Tensor, batch: Batch) -> Tensor:
-        """One Heun step of the teacher's probability flow from level t to u; (B, T, A)."""
-        step = (u - t)[:, None, None]
-        d = (x - self.denoise(x, t, batch)) / t[:, None, None]
+    def heun(self, x: Tensor, t: Tensor, u: Tensor, context: KV, last: Tensor) -> Tensor:
+        """One Heun step of the teacher's probability flow from level t to u, both (B, 1); x (B, M, A)."""
+        denoise, step = self.get_teacher().denoise, (u - t)[..., None]
+        d = (x - denoise(x, t, context, last)) / t[..., None]
         euler = x + step * d
-        corrected = (euler - self.denoise(euler, u, batch)) / u[:, None, None]
+        corrected = (euler - denoise(euler, u, context, last)) / u[..., None]
         return x + step * (d + corrected) / 2
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """|f(x_t, t) - f_target(x_u, u)|^2 with x_u one Heun step from x_t."""
+        """|f(x_t, t) - f_target(x_u, u)|^2 with x_u one Heun step from x_t; M draws a window at one level."""
         grid = self.grid().to(batch.obs.device)
-        n = torch.randint(self.config.N - 1, (batch.obs.shape[0],), device=batch.obs.device)
+        n = torch.randint(self.config.N - 1, (batch.obs.shape[0], 1), device=batch.obs.device)
         t, u = grid[n], grid[n + 1]
-        x = batch.actions + t[:, None, None] * torch.randn_like(batch.actions)
+        action = batch.action[:, None].expand(-1, self.config.draws, -1)  # (B, M, A)
+        x = action + t[..., None] * torch.randn_like(action)
         with torch.no_grad():
-            y = self.heun(x, t, u, batch)
+            y = self.heun(x, t, u, self.get_teacher().encode(batch.obs, batch.goal), batch.last)
             if self.target is not None:
-                y = self.consistency(self.target, y, u, batch)
-        return (self.consistency(self.net, x, t, batch) - y).square().mean(), {}
+                y = self.consistency(self.target, y, u, self.target.encode(batch.obs, batch.goal), batch.last)
+        prediction = self.consistency(self.net, x, t, self.net.encode(batch.obs, batch.goal), batch.last)
+        return (prediction - y).square().mean(), {}
 
     def after_step(self) -> None:
         """Move the target network's average."""
@@ -119,8 +118,7 @@ class Cd(Method):
 
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
         """f(sigma_max noise, sigma_max), clamped to the data's bounds as the teacher's actions."""
-        sigma = obs.new_tensor([self.levels.sigma_max])
-        c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
+        sigma = obs.new_tensor([[self.levels.sigma_max]])
         x = (self.levels.sigma_max * noise)[:, None]  # (n, 1, A)
-        output = self.net.query(c_in * x, self.net.encode_level(sigma), self.net.encode(obs, goal), last)
-        return (c_skip * x + c_out * output)[:, 0].clamp(self.scaler.act_low, self.scaler.act_high)
+        output = self.consistency(self.net, x, sigma, self.net.encode(obs, goal), last)[:, 0]
+        return output.clamp(self.scaler.act_low, self.scaler.act_high)

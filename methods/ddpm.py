@@ -7,7 +7,8 @@ Differences from the reference:
 1. Attention as in `methods/_transformer.py`: the newest action is sampled given the states, where the reference denoises the
    window's actions jointly from noise and keeps the last.
 2. Sampling reads the averaged weights once, when the policy is loaded; the reference copies them at every call.
-3. The window is 5 on every task, as the paper says; some D3IL scripts use 1 for DDPM.
+3. Training samples as in `methods/beso.py`, difference 3.
+4. The window is 5 on every task, as the paper says; some D3IL scripts use 1 for DDPM.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from methods.scaler import Scaler
 
 @dataclass(frozen=True)
 class DdpmConfig:
-    """timesteps = steps of the forward process; sampling = "ancestral" (all steps) or "last" (see `Ddpm.act`)."""
+    """timesteps = steps of the forward process; sampling = "ancestral" (all steps) or "one_step_x0" (VP-1, see `act`);
+    draws = noised actions a window in training.
+    """
 
     timesteps: int
     sampling: str
+    draws: int
 
     def __post_init__(self) -> None:
         if self.sampling not in ("ancestral", "one_step_x0"):
@@ -70,28 +74,29 @@ class Ddpm(Teacher):
         self.register_buffer("alphas_bar", cosine_alphas_bar(config.timesteps).float(), persistent=False)
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """mean |eps - eps_hat|^2, one step t ~ U{0 ... T - 1} a window."""
-        t = torch.randint(self.config.timesteps, (batch.actions.shape[0],), device=batch.actions.device)
-        bar = self.alphas_bar[t][:, None, None]
-        eps = torch.randn_like(batch.actions)
-        noised = bar.sqrt() * batch.actions + (1 - bar).sqrt() * eps
-        output = self.net(noised, t, batch.obs, batch.goal)
-        return (output.float() - eps).square().mean(), {}
+        """mean |eps - eps_hat|^2 over M draws a window, t ~ U{0 ... T - 1}."""
+        action = batch.action[:, None].expand(-1, self.config.draws, -1)  # (B, M, A)
+        t = torch.randint(self.config.timesteps, action.shape[:2], device=action.device)
+        bar = self.alphas_bar[t][..., None]
+        eps = torch.randn_like(action)
+        noised = bar.sqrt() * action + (1 - bar).sqrt() * eps
+        context = self.encode(batch.obs, batch.goal)
+        return (self.noise_estimate(noised, t, context, batch.last) - eps).square().mean(), {}
 
     def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
         return self.net.encode(obs, goal)
 
-    def noise_estimate(self, noised: Tensor, t: Tensor, context: KV, position: Tensor) -> Tensor:
-        """eps_hat (B, M, A) for noised (B, M, A), t (B,) or (1,)."""
-        return self.net.query(noised, self.net.encode_level(t), context, position).float()
+    def noise_estimate(self, noised: Tensor, t: Tensor, context: KV, last: Tensor) -> Tensor:
+        """eps_hat (B, M, A) for noised (B, M, A), t (B or 1, M or 1)."""
+        return self.net(noised, self.net.encode_level(t), context, last).float()
 
-    def score(self, noised: Tensor, level: Tensor, context: KV, position: Tensor) -> Tensor:
+    def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
         """-eps_hat / sqrt(1 - alpha_bar_t)."""
-        sd = (1 - self.alphas_bar[level.long()]).sqrt()[:, None, None]
-        return -self.noise_estimate(noised, level, context, position) / sd
+        sd = (1 - self.alphas_bar[level.long()]).sqrt()[..., None]
+        return -self.noise_estimate(noised, level, context, last) / sd
 
-    def draw_level(self, low: float, high: float, n: int) -> Tensor:
-        return torch.randint(int(low), int(high) + 1, (n,), device=self.alphas_bar.device)
+    def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+        return torch.randint(int(low), int(high) + 1, shape, device=self.alphas_bar.device)
 
     def signal_scale(self, level: Tensor) -> Tensor:
         return self.alphas_bar[level.long()].sqrt()
@@ -103,7 +108,7 @@ class Ddpm(Teacher):
     def predict_clean(self, x: Tensor, t: int, context: KV, last: Tensor) -> Tensor:
         """x_0 estimate at step t, clamped to the data's action bounds; (n, A)."""
         bar = self.alphas_bar[t]
-        eps = self.noise_estimate(x[:, None], torch.full((1,), t, device=x.device), context, last)[:, 0]
+        eps = self.noise_estimate(x[:, None], torch.full((1, 1), t, device=x.device), context, last)[:, 0]
         return ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(self.action_low, self.action_high)
 
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -108,7 +109,8 @@ class _Act(torch.nn.Module):
 
 def trace(method: Method, inputs: list[Tensor]) -> Callable:
     """`method.act` traced for the batch size of `inputs` and frozen."""
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are fixed for this batch size, as intended
         traced = torch.jit.trace(_Act(method).eval(), tuple(inputs), check_trace=False)
         traced = torch.jit.freeze(traced)
         for _ in range(3):  # the profiling executor optimises during the first calls

@@ -7,10 +7,9 @@ Reference implementation: intuitive-robots/vdd. Eqs. 11, 12 and 16 print q where
 Shapes: B windows, T states, Z experts, V samples an expert, A action values.
 
 Differences from the reference:
-1. One position of each window is trained in a step (the newest with probability `newest`, else any earlier one), and all its
-   experts and samples share one noise level and one encoding of the states; the reference trains all T positions with a
-   level for every sample. Neighbouring positions are nearly the same state, so this buys more distinct states for the same
-   work: a teacher evaluation is one new token for each sample.
+1. One training sample is one demonstrated state with the history that the policy has when it acts (`methods/beso.py`,
+   difference 3), and all samples of all its experts share one noise level and one encoding of the states; the reference
+   trains all positions of full windows with a level for every sample. A teacher evaluation here is one new token.
 2. Responsibilities by log-sum-exp; the reference adds 1e-8 to a sum of densities, which is wrong by nats far from all experts.
 3. The learning rate falls by a cosine and reaches its end at the last iteration; the reference's reaches 0 halfway, because it
    is advanced at both expert steps.
@@ -45,18 +44,11 @@ class VddConfig:
     gating_steps: int
     learn_gating: bool
     rescale: bool
-    newest: float
     hidden: int
     gating_hidden: int
     init_std: float
     min_std: float
     init_mean: float
-
-
-def draw_position(batch: int, window: int, newest: float, device: torch.device) -> Tensor:
-    """Position (B,) of the state to train in each window: the newest with probability `newest`, else uniform before it."""
-    earlier = (torch.rand(batch, device=device) * max(window - 1, 1)).long()
-    return torch.where(torch.rand(batch, device=device) < newest, window - 1, earlier).clamp(max=window - 1)
 
 
 class Vdd(Method):
@@ -84,16 +76,15 @@ class Vdd(Method):
         return phases
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
-        position = draw_position(batch.obs.shape[0], batch.obs.shape[1], self.config.newest, batch.obs.device)
-        return self.expert_loss(batch, position) if phase == "experts" else self.gating_loss(batch, position)
+        return self.expert_loss(batch) if phase == "experts" else self.gating_loss(batch)
 
-    def expert_loss(self, batch: Batch, position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def expert_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 9 with Eq. 16: sum_z pi_z E[-score . a - log q~(z | a)] - H(q_z); the score and q~ are constants."""
         b, z, v, a = batch.obs.shape[0], self.config.components, self.config.samples, self.shape.act
-        mixture = self.net(batch.obs, position, batch.goal)
+        mixture = self.net(batch.obs, batch.last, batch.goal)
         eps = torch.randn(b, z, v, a, device=batch.obs.device)
         actions = mixture.mean[:, :, None] + mixture.std[:, :, None] * eps  # (B, Z, V, A)
-        score = self.teacher_score(actions.detach().reshape(b, z * v, a), batch, position).view(b, z, v, a)
+        score = self.teacher_score(actions.detach().reshape(b, z * v, a), batch).view(b, z, v, a)
         aux = mixture.detach()
         own = aux.log_responsibilities(actions.reshape(b, z * v, a)).view(b, z, v, z)  # Eq. 15, gradient through a alone
         index = torch.arange(z, device=own.device)
@@ -105,28 +96,26 @@ class Vdd(Method):
         return loss, {"gating_entropy": entropy, "std": aux.std.mean()}
 
     @torch.no_grad()
-    def teacher_score(self, actions: Tensor, batch: Batch, position: Tensor) -> Tensor:
+    def teacher_score(self, actions: Tensor, batch: Batch) -> Tensor:
         """Score of the teacher at (B, M, A), one noise level a window (section 4.3, interval sampling)."""
-        teacher = self.teacher
-        level = teacher.draw_level(self.config.level_min, self.config.level_max, actions.shape[0])
+        teacher = self.get_teacher()
+        level = teacher.draw_level(self.config.level_min, self.config.level_max, (actions.shape[0], 1))
         context = teacher.encode(batch.obs, batch.goal)
-        scale = teacher.signal_scale(level)[:, None, None] if self.config.rescale else 1.0
-        return scale * teacher.score(scale * actions, level, context, position)
+        scale = teacher.signal_scale(level)[..., None] if self.config.rescale else 1.0
+        return scale * teacher.score(scale * actions, level, context, batch.last)
 
-    def gating_loss(self, batch: Batch, position: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def gating_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 13: cross-entropy of the gating to the responsibilities of the demonstrated action."""
-        action = batch.actions.gather(1, position[:, None, None].expand(-1, 1, self.shape.act))[:, 0]  # (B, A)
         with torch.no_grad():
-            h = self.net.hidden(batch.obs, position, batch.goal)
+            h = self.net.hidden(batch.obs, batch.last, batch.goal)
             mean, std = self.net.experts_of(h)
-            target = Mixture(self.net.log_gating(h), mean, std).log_responsibilities(action).exp()  # (B, Z)
+            target = Mixture(self.net.log_gating(h), mean, std).log_responsibilities(batch.action).exp()  # (B, Z)
         return -(target * self.net.log_gating(h.detach())).sum(-1).mean(), {}
 
     @torch.no_grad()
     def validation_loss(self, batch: Batch) -> Tensor:
-        """Negative log-likelihood of held-out actions at every window's newest state, in nats per scaled action."""
-        position = torch.full((batch.obs.shape[0],), batch.obs.shape[1] - 1, device=batch.obs.device)
-        return -self.net(batch.obs, position, batch.goal).log_prob(batch.actions[:, -1]).mean()
+        """Negative log-likelihood of held-out actions, in nats per scaled action."""
+        return -self.net(batch.obs, batch.last, batch.goal).log_prob(batch.action).mean()
 
     @property
     def noise_dim(self) -> int:
