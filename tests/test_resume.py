@@ -23,7 +23,7 @@ sys.exit(cli.guarded(run.main, sys.argv[1:]))
 """
 OPTIONS = ["--methods", "vdd_ve", "--budget", "smoke", "--workers", "0"]
 STEPS = {"beso": 150, "vdd_ve": 50}
-SETS = [f"{m}.{s}" for m in STEPS for s in (f"steps={STEPS[m]}", "checkpoint_seconds=0.05", "rollouts=12")]
+SETS = [f"{m}.{s}" for m in STEPS for s in (f"steps={STEPS[m]}", "checkpoint_seconds=0.05", "rollouts=8")]
 
 
 def command(data, out):
@@ -65,7 +65,7 @@ def undisturbed(data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "kills",
-    [[(TEACHER, "train", 20), (STUDENT, "train", 10)], [(TEACHER, "rollout", 4), (STUDENT, "rollout", 8)]],
+    [[(TEACHER, "train", 20), (STUDENT, "train", 10)], [(TEACHER, "rollout", 4), (STUDENT, "rollout", 4)]],
     ids=["train", "rollout"],
 )
 def test_the_record_is_that_of_an_undisturbed_run(kills, data, undisturbed, tmp_path, capsys):
