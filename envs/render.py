@@ -19,7 +19,7 @@ from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
 BACKENDS = ("egl", "osmesa")
-VIEW = {"lookat": (0.45, 0.02, 0.2), "distance": 1.3, "azimuth": 150.0, "elevation": -32.0}  # m, degrees
+VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
 
 
 def _gl_context(width: int, height: int) -> Any:
