@@ -149,6 +149,11 @@ class DenoisingTransformer(Transformer):
         self.level = level  # (B,) noise levels -> (B, E)
         self.init_weights()
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The weights that a plain `Transformer` has too."""
+        own = ("act_embed.", "head.", "level.")
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(own)}
+
     def encode_level(self, level: Tensor) -> KV:
         """Keys and values (B, H, M, d) of noise levels (B, M), each a token that sees itself alone."""
         x = self.level(level.reshape(-1)).view(*level.shape, -1)  # (B, M, E)

@@ -135,6 +135,10 @@ class Teacher(Method):
         """Factor of the clean action in the forward process at `level`: 1 (VE), sqrt(alpha_bar) (VP). Shape of `level`."""
         raise NotImplementedError
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        """Weights of the network that encodes the states, by the names of `_transformer.Transformer`."""
+        raise NotImplementedError
+
     @property
     def action_low(self) -> Tensor:
         return self.scaler.act_low

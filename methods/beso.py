@@ -101,6 +101,9 @@ class Beso(Teacher):
     def signal_scale(self, level: Tensor) -> Tensor:
         return torch.ones_like(level)
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        return self.net.encoder_state()
+
     @property
     def noise_dim(self) -> int:
         return self.shape.act * self.config.sampling_steps

@@ -101,6 +101,9 @@ class Ddpm(Teacher):
     def signal_scale(self, level: Tensor) -> Tensor:
         return self.alphas_bar[level.long()].sqrt()
 
+    def encoder_state(self) -> dict[str, Tensor]:
+        return self.net.encoder_state()
+
     @property
     def noise_dim(self) -> int:
         return self.shape.act * (self.config.timesteps if self.config.sampling == "ancestral" else 1)

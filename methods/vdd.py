@@ -17,6 +17,9 @@ Differences from the reference:
    density seen from the clean action, so that means are not drawn towards 0. The reference scores at a (`rescale = false`).
 5. Weight average (`ema`) and dropout are settings of the suite; the reference has no average.
 6. The sum over experts is weighted by the gating as in Eq. 9 and not divided by Z (Adam cancels it).
+7. `uniform_share` u: the weight is (1 - u) pi_z + u / Z. By Eq. 9 alone an expert with pi_z near 0 never moves again, although its
+   own optimum (Eq. 11) does not depend on pi_z: the gating then settles on two or three broad experts that average behaviours.
+8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
 """
 
 from __future__ import annotations
@@ -34,7 +37,11 @@ from methods.scaler import Scaler
 
 @dataclass(frozen=True)
 class VddConfig:
-    """level_min, level_max: range of the noise level (VE: sigma; VP: 0-based step, both ends included)."""
+    """level_min, level_max: range of the noise level (VE: sigma; VP: 0-based step, both ends included).
+
+    uniform_share: share of every expert's weight in the update that does not depend on the gating (difference 7).
+    warm_start: the state encoder starts from the teacher's (difference 8).
+    """
 
     components: int
     level_min: float
@@ -44,6 +51,8 @@ class VddConfig:
     gating_steps: int
     learn_gating: bool
     rescale: bool
+    uniform_share: float
+    warm_start: bool
     hidden: int
     gating_hidden: int
     init_std: float
@@ -64,6 +73,8 @@ class Vdd(Method):
             gpt, shape.obs, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
             c.init_std, c.min_std, c.init_mean, c.learn_gating,
         )  # fmt: skip
+        if c.warm_start and teacher is not None:
+            self.net.backbone.load_state_dict(teacher.encoder_state())
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -91,7 +102,8 @@ class Vdd(Method):
         repulsion = own.permute(0, 2, 1, 3)[:, :, index, index]  # log q~(z | a_z): (B, V, Z)
         drive = (score * actions).sum(-1).permute(0, 2, 1)  # (B, V, Z)
         gating = aux.log_gating.exp()
-        loss = -(gating * ((drive + repulsion).mean(1) + mixture.entropies())).sum(-1).mean()
+        weight = (1 - self.config.uniform_share) * gating + self.config.uniform_share / z
+        loss = -(weight * ((drive + repulsion).mean(1) + mixture.entropies())).sum(-1).mean()
         entropy = -(gating * aux.log_gating).sum(-1).mean()
         return loss, {"gating_entropy": entropy, "std": aux.std.mean()}
 
