@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from harness.errors import UserError
 from harness.registry import SUITES
+from harness.shipped import TEACHERS
 
 DEFAULT_BUDGET = "quick"
 
@@ -37,6 +38,9 @@ def run_parser(prog: str) -> Parser:
     parser.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="override one value")
     parser.add_argument(
         "--train-teachers", action="store_true", help="do not use the teachers that come with the project"
+    )
+    parser.add_argument(
+        "--teachers", type=Path, default=TEACHERS, help="folder of given teachers (default the project's)"
     )
     parser.add_argument("--overwrite", action="store_true", help="move records of another configuration aside")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")

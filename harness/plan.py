@@ -105,7 +105,9 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
     def make_cell(task: str, method: str, seed: int, requested: bool) -> Cell:
         block = suites.methods[method]
         config = resolve(suites, task, method, request.budget, request.sets)
-        teacher, needs, weights = None, (), None
+        teacher: Teacher | None = None
+        needs: tuple[str, ...] = ()
+        weights: dict[str, str] | None = None
         source = method if block["role"] == "teacher" else block.get("teacher")
         if source is not None:
             hyper = resolve(suites, task, source, request.budget, request.sets)["hyper"]
@@ -139,7 +141,8 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
 
 def in_order(cells: Iterable[Cell]) -> list[Cell]:
     """Cells whose needs are met first; otherwise as they came. A circle of needs is a ValueError."""
-    waiting, done, ordered = list(cells), set(), []
+    waiting, ordered = list(cells), []
+    done: set[str] = set()
     while waiting:
         ready = [cell for cell in waiting if done.issuperset(cell.needs)]
         if not ready:

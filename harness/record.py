@@ -17,7 +17,7 @@ from harness.config import digest
 
 SCHEMA = 1
 NOT_COMPARED = ("timings", "provenance", "checksum")  # what may differ between two runs of one cell
-KEYS = {
+KEYS: dict[str, Any] = {
     "schema": int,
     "cell": dict,
     "status": str,

@@ -37,7 +37,7 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     sources = "+".join(sorted({entry.source for entry in data.values()}))
     out = Path(args.out if args.out is not None else f"runs/{args.budget}-{sources}")
     cli.check_out(out, write=False)
-    request = plan.Request(tasks, methods, seeds, args.budget, sets, out, args.train_teachers)
+    request = plan.Request(tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers)
     made = plan.build(suites, request, data, METRIC_VERSION)
     used = {cell.method for cell in made.cells} | {
         cell.teacher.cell.split("/")[1] for cell in made.cells if cell.teacher
@@ -70,9 +70,21 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
         if int(args.device.partition(":")[2] or 0) >= count:
             raise UserError(f"--device {args.device}: this machine has {count} CUDA devices")
     for task in dict.fromkeys(spec["task"] for spec in specs):
-        load_demonstrations(task, data_root=args.data_root)
+        load_demonstrations(task, data_root=args.data_root, progress=Generating(task))
     for spec in specs:
         job.check(spec)
+
+
+class Generating:
+    """Says once that demonstrations are being generated, which takes seconds to minutes; the next run finds them cached."""
+
+    def __init__(self, task: str):
+        self.task, self.said = task, False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self.said:
+            say(f"generating {total} scripted demonstrations of {self.task}")
+            self.said = True
 
 
 def interrupt(number: int, _frame: Any) -> NoReturn:

@@ -37,9 +37,9 @@ def state_of(out: Path, key: str, config_hash: str | None) -> tuple[str, str]:
     except record.InvalidRecord as error:
         return "corrupt", str(error)
     if found["status"] == "failed":
-        error = found["error"]
-        log = f" (log: {out / error['log']})" if error.get("log") else ""
-        return "failed", f"{error['type']}: {error['message']}{log}"
+        why = found["error"]
+        log = f" (log: {out / why['log']})" if why.get("log") else ""
+        return "failed", f"{why['type']}: {why['message']}{log}"
     if config_hash is not None and found["config_hash"] != config_hash:
         return "outdated", "made with another configuration, data or teacher than the last plan's"
     metrics = " · ".join(f"{k} {v:.2f}" for k, v in found["metrics"].items() if k in ("success", "entropy"))

@@ -153,3 +153,53 @@ def test_a_diverging_cell_fails_visibly(data, tmp_path, capsys):
     assert "FAILED avoiding/beso/0: FloatingPointError" in error and "FAILED avoiding/ve1/0: needs" in error
     assert "Traceback" not in error
     assert record.read(tmp_path / "records" / "avoiding" / "beso" / "0.json")["status"] == "failed"
+
+
+def test_teachers_are_shipped_and_used(data, tmp_path, capsys):
+    common = ["--budget", "smoke", "--data-root", data, "--workers", "0", "--set", "beso.rollouts=3"]
+    first, second, teachers = (str(tmp_path / name) for name in ("first", "second", "teachers"))
+    assert call("--methods", "beso", "--out", first, "--set", "beso.steps=3", *common) == 0
+    assert verb("ship", "--out", first, "--to", teachers) == 0
+    capsys.readouterr()
+    options = [
+        "--methods",
+        "beso,ve1,vdd_ve",
+        "--teachers",
+        teachers,
+        "--set",
+        "vdd_ve.steps=2",
+        "--set",
+        "vdd_ve.rollouts=3",
+    ]
+    assert call(*options, "--out", second, *common) == 0
+    assert "avoiding/beso/0 (shipped)" in capsys.readouterr().out
+    made = {m: record.read(Path(second) / "records" / "avoiding" / m / "0.json") for m in ("beso", "ve1", "vdd_ve")}
+    trained = record.read(Path(first) / "records" / "avoiding" / "beso" / "0.json")
+    given = {"cell": "avoiding/beso/0", "origin": "shipped", "sha256": trained["weights"]["sha256"]}
+    assert all(entry["teacher"] == given for entry in made.values())
+    assert made["beso"]["episodes"] == trained["episodes"]  # the same weights and seeds
+    assert made["beso"]["training"]["steps"] == 0 and made["vdd_ve"]["training"]["steps"] == 2
+    assert not (Path(second) / "work" / "avoiding" / "beso" / "0" / "policy.safetensors").exists()
+
+
+def test_ctrl_c_keeps_what_there_is(data, tmp_path):
+    import os
+    import signal
+
+    from harness import progress
+
+    argv = [sys.executable, "-m", "harness.run", "--methods", "beso", "--budget", "smoke", "--data-root", data]
+    argv += ["--out", str(tmp_path), "--workers", "1", "--set", "beso.steps=100000"]
+    run = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        ends = time.monotonic() + 120
+        while not (state := progress.read(tmp_path / "work/avoiding/beso/0")) or state["phase"] != "train":
+            assert run.poll() is None and time.monotonic() < ends
+            time.sleep(0.05)
+        os.kill(run.pid, signal.SIGINT)
+        _, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130 and "the same command continues" in error and "Traceback" not in error
+    assert not progress.alive(state)
+    assert not list(tmp_path.glob("records/*/*/*"))
