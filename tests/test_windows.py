@@ -1,15 +1,20 @@
-"""From demonstrations to windows: split, scaler, and every run of consecutive rows."""
+"""From demonstrations to windows: split, scaler, and one sample a row with the history that acting has."""
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from envs.datasets import Demonstrations, Episode
 from harness.errors import UserError
 from harness.windows import fit_scaler, make_windows, split
+from methods._transformer import GPTConfig
+from methods.base import Method, Shape
+from methods.policy import Policy
 from methods.scaler import FIELDS, Scaler
 
 
@@ -27,42 +32,111 @@ def demonstrations(lengths, modes=None, seed=0):
     return Demonstrations("avoiding", "scripted", "test", "id", "digest", episodes)
 
 
-def test_windows_equal_a_plain_loop():
-    demos = demonstrations([5, 9, 7])
+def test_every_row_is_one_sample():
+    demos = demonstrations([5, 9, 2])
     scaler = fit_scaler(demos)
     got = make_windows(demos, 5, scaler)
-    obs, actions = [], []
+    assert len(got) == 5 + 9 + 2
+    assert (got.obs.shape, got.last.shape, got.action.shape, got.goal) == ((16, 5, 4), (16,), (16, 2), None)
+    assert (got.obs.dtype, got.last.dtype, got.action.dtype) == (torch.float32, torch.int64, torch.float32)
+    assert torch.isfinite(got.obs).all()
+    actions = np.concatenate([e.actions for e in demos.episodes])
+    assert torch.equal(got.action, scaler.scale_act(torch.tensor(actions)))
+
+
+def test_histories_equal_a_plain_loop():
+    demos = demonstrations([5, 9, 2])
+    scaler = fit_scaler(demos)
+    got = make_windows(demos, 5, scaler)
+    n = 0
     for episode in demos.episodes:
-        for start in range(len(episode.obs) - 4):
-            obs.append(scaler.scale_obs(torch.tensor(episode.obs[start : start + 5])))
-            actions.append(scaler.scale_act(torch.tensor(episode.actions[start : start + 5])))
-    assert len(got) == 1 + 5 + 3
-    assert (got.obs.shape, got.actions.shape, got.goal) == ((9, 5, 4), (9, 5, 2), None)
-    assert got.obs.dtype == got.actions.dtype == torch.float32
-    assert torch.equal(got.obs, torch.stack(obs))
-    assert torch.equal(got.actions, torch.stack(actions))
+        rows = scaler.scale_obs(torch.tensor(episode.obs))
+        for k in range(len(rows)):
+            history = rows[max(0, k - 4) : k + 1]
+            assert got.last[n] == len(history) - 1
+            assert torch.equal(got.obs[n, : len(history)], history)
+            assert not got.obs[n, len(history) :].any()  # zeros behind the newest row
+            n += 1
+    assert n == len(got)
+
+
+def test_histories_grow_at_the_start_of_every_episode():
+    got = make_windows(demonstrations([4, 6]), 3, Scaler.identity(4, 2))
+    assert got.last.tolist() == [0, 1, 2, 2, 0, 1, 2, 2, 2, 2]
+
+
+def test_no_history_reaches_beyond_its_row_or_its_episode():
+    """Numbered rows: each sample holds its own row, the ones before it, and nothing of the future or another episode."""
+    lengths = [3, 8, 4]
+    rows = [np.arange(n, dtype=np.float32) + 100 * (i + 1) for i, n in enumerate(lengths)]
+    episodes = [Episode(np.stack([r] * 4, 1), np.stack([r] * 2, 1), None, "m") for r in rows]
+    got = make_windows(
+        Demonstrations("avoiding", "scripted", "test", "id", "digest", episodes), 5, Scaler.identity(4, 2)
+    )
+    for obs, last, action in zip(got.obs[..., 0], got.last, got.action[:, 0], strict=True):
+        assert obs[last] == action  # the newest row is the one whose action is asked for
+        held = obs[: last + 1]
+        assert (held // 100 == action // 100).all()
+        assert torch.equal(held, torch.arange(len(held)) + action - last)
+        assert not obs[last + 1 :].any()
+
+
+class Recorder(Method):
+    """A method without weights that acts with zeros and keeps the inputs it was given."""
+
+    def __init__(self, window, scaler):
+        super().__init__(None, Shape(4, 2), GPTConfig(layers=1, heads=1, embed=4, window=window), scaler)
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    @property
+    def noise_dim(self):
+        return 0
+
+    def act(self, obs, last, noise, uniform, goal=None):
+        self.seen.append((obs.clone(), last.clone()))
+        return obs.new_zeros(len(obs), self.shape.act)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_histories_are_those_that_a_policy_has_when_it_acts(window):
+    demos = demonstrations([2, 11, 7])
+    method = Recorder(window, fit_scaler(demos))
+    policy = Policy(method)
+    for episode in demos.episodes:
+        policy.reset([0])
+        for row in episode.obs:
+            policy.act(row[None])
+    got = make_windows(demos, window, method.scaler)
+    obs, last = (torch.cat(parts) for parts in zip(*method.seen, strict=True))
+    assert torch.equal(got.last, last)
+    torch.testing.assert_close(got.obs, obs, rtol=0, atol=0)
 
 
 def test_a_window_of_one_is_every_row():
     demos = demonstrations([3, 4])
     got = make_windows(demos, 1, Scaler.identity(4, 2))
     np.testing.assert_array_equal(got.obs[:, 0].numpy(), np.concatenate([e.obs for e in demos.episodes]))
+    assert not got.last.any()
 
 
 def test_batch_takes_rows():
     windows = make_windows(demonstrations([9]), 5, Scaler.identity(4, 2))
-    batch = windows.batch(torch.tensor([3, 0, 3]))
-    assert torch.equal(batch.obs, windows.obs[[3, 0, 3]])
-    assert torch.equal(batch.actions, windows.actions[[3, 0, 3]])
+    index = torch.tensor([3, 0, 3])
+    batch = windows.batch(index)
+    assert len(batch) == 3
+    assert torch.equal(batch.obs, windows.obs[index])
+    assert torch.equal(batch.last, windows.last[index])
+    assert torch.equal(batch.action, windows.action[index])
     assert batch.goal is None
+    goals = replace(windows, goal=torch.arange(9.0).view(9, 1, 1))
+    assert goals.batch(index).goal.flatten().tolist() == [3, 0, 3]
 
 
-def test_windows_refuse_short_episodes_and_nothing():
-    with pytest.raises(UserError, match="episode 1 has 4 rows, fewer than the window of 5"):
-        make_windows(demonstrations([5, 4]), 5, Scaler.identity(4, 2))
-    with pytest.raises(UserError, match="window"):
+def test_windows_refuse_nothing_and_no_window():
+    with pytest.raises(UserError, match="one episode"):
         make_windows(demonstrations([]), 5, Scaler.identity(4, 2))
-    with pytest.raises(UserError, match="window"):
+    with pytest.raises(UserError, match="window of at least 1"):
         make_windows(demonstrations([5]), 0, Scaler.identity(4, 2))
 
 
