@@ -9,6 +9,7 @@ temporary name and renamed: a kill leaves the old or the new checkpoint, never a
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.muon import Muon
 from harness.seeds import derive
 from harness.windows import Windows
 from methods.base import Batch, Method, Phase
@@ -37,23 +39,44 @@ class TrainConfig:
     """steps = iterations (each runs every phase of the method); batch = windows a minibatch.
 
     lr decays by a cosine from `lr` to `lr_final` over all iterations after `warmup` iterations of linear increase.
+    history_cut = probability that a sample keeps only a random number of its newest states; obs_noise = standard deviation of
+    normal noise added to scaled observations. Both keep a policy from copying its own past instead of looking where it is.
     ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
+    optimizer = "adamw", or "muon": Muon (orthogonalised momentum) for the matrices inside transformer blocks, AdamW for the
+    rest.
     grad_clip = bound of the gradient's norm (0: none). precision "auto" = bfloat16 products on processors and GPUs that have
     them, else float32 (weights and sums are always float32). compile "auto" = torch.compile where a C++ compiler exists.
     """
 
     steps: int
     batch: int
+    optimizer: str
     lr: float
     lr_final: float
     warmup: int
     weight_decay: float
+    history_cut: float
+    obs_noise: float
     ema: float
     grad_clip: float
     precision: str
     compile: str
     checkpoint_seconds: float
     validations: int
+
+    def __post_init__(self) -> None:
+        for name, options in (
+            ("optimizer", ("adamw", "muon")),
+            ("precision", ("auto", "fp32", "bf16")),
+            ("compile", ("auto", "on", "off")),
+        ):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} must be one of {', '.join(options)}. Got {getattr(self, name)!r}")
+        for name in ("steps", "batch", "validations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1. Got {getattr(self, name)}")
+        if not 0 < self.lr_final <= self.lr:
+            raise ValueError(f"need 0 < lr_final <= lr. Got lr {self.lr} and lr_final {self.lr_final}")
 
 
 @dataclass
@@ -91,6 +114,22 @@ def resolve_compile(compile_: str) -> bool:
     return compile_ == "on"
 
 
+def augment(batch: Windows, config: TrainConfig, generator: torch.Generator) -> Windows:
+    """Cut histories and noisy observations as `TrainConfig` says; drawn on the CPU, so equal on every device."""
+    obs, last, device = batch.obs, batch.last, batch.obs.device
+    b, t, _ = obs.shape
+    if config.history_cut:
+        cut = torch.rand(b, generator=generator) < config.history_cut
+        length = 1 + (torch.rand(b, generator=generator) * (last.cpu() + 1)).long()  # 1 ... last + 1 states
+        kept = torch.where(cut, length - 1, last.cpu()).to(device)
+        index = torch.arange(t, device=device) + (last - kept)[:, None]  # (B, T): the newest states move to the front
+        obs = obs.gather(1, index.clamp(max=t - 1)[..., None].expand_as(obs))
+        last = kept
+    if config.obs_noise:
+        obs = obs + config.obs_noise * torch.randn(obs.shape, generator=generator).to(device)
+    return Windows(obs, last, batch.action, batch.goal)
+
+
 class Trainer:
     """State of one training run; `train` is the way in."""
 
@@ -100,13 +139,8 @@ class Trainer:
         self.precision = resolve_precision(config.precision, self.device)
         self.compiled = resolve_compile(config.compile)
         self.phases = method.phases
-        self.optimizers = [
-            torch.optim.AdamW(
-                p.parameters, lr=config.lr * p.lr_scale, weight_decay=config.weight_decay, fused=True
-            )
-            for p in self.phases
-        ]
-        self.weights = {n: p for n, p in method.named_parameters() if p.requires_grad}
+        self.optimizers = [self._optimizers(p) for p in self.phases]
+        self.weights: dict[str, Tensor] = {n: p for n, p in method.named_parameters() if p.requires_grad}
         state = method.state_dict()
         self.others = {n: t for n, t in state.items() if n not in self.weights and not n.startswith("scaler.")}
         self.average = {n: p.detach().clone() for n, p in self.weights.items()} if config.ema else {}
@@ -118,6 +152,19 @@ class Trainer:
         self.interval = max(1, config.steps // 100)
         self.losses = {p.name: self._loss_function(p) for p in self.phases}
 
+    def _optimizers(self, phase: Phase) -> list[torch.optim.Optimizer]:
+        """One or two optimisers for a phase; lr is set anew at every iteration."""
+        c = self.config
+        wanted = {id(p) for p in phase.parameters}
+        named = [(n, p) for n, p in self.method.named_parameters() if id(p) in wanted and p.requires_grad]
+        inner = [p for n, p in named if c.optimizer == "muon" and p.ndim == 2 and ".blocks." in n]
+        rest = [p for _, p in named if not any(p is q for q in inner)]
+        found: list[torch.optim.Optimizer] = []
+        if inner:  # the step's size as AdamW's, so that one learning rate serves both
+            found.append(torch.optim.Muon(inner, lr=c.lr, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        found.append(torch.optim.AdamW(rest, lr=c.lr, weight_decay=c.weight_decay, fused=True))
+        return found
+
     def _loss_function(self, phase: Phase) -> Callable:
         def loss(obs: Tensor, last: Tensor, action: Tensor, goal: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -128,18 +175,20 @@ class Trainer:
     def iterate(self) -> None:
         """One iteration: every phase, `repeats` times, each on a new minibatch; then the weight average."""
         factor = learning_rate(self.step, self.config)
-        for phase, optimizer in zip(self.phases, self.optimizers, strict=True):
-            for group in optimizer.param_groups:
+        for phase, optimizers in zip(self.phases, self.optimizers, strict=True):
+            for group in (g for optimizer in optimizers for g in optimizer.param_groups):
                 group["lr"] = self.config.lr * phase.lr_scale * factor
             for _ in range(phase.repeats):
                 index = torch.randint(len(self.data), (self.config.batch,), generator=self.indices)
-                batch = self.data.batch(index)
+                batch = augment(self.data.batch(index), self.config, self.indices)
                 loss, extras = self.losses[phase.name](batch.obs, batch.last, batch.action, batch.goal)
-                optimizer.zero_grad(set_to_none=True)
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if self.config.grad_clip:
                     nn.utils.clip_grad_norm_(phase.parameters, self.config.grad_clip)
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.step()
                 name = "loss" if phase is self.phases[0] else f"loss_{phase.name}"
                 for key, value in {name: loss, **extras}.items():
                     self.sums[key] = self.sums.get(key, 0) + value.detach().float() / phase.repeats
@@ -171,7 +220,9 @@ class Trainer:
         self.method.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            loss = self.method.validation_loss(Batch(self.val.obs, self.val.last, self.val.action, self.val.goal)).item()
+            loss = self.method.validation_loss(
+                Batch(self.val.obs, self.val.last, self.val.action, self.val.goal)
+            ).item()
         self.method.train(training)
         self.swap()
         self.result.val.setdefault("step", []).append(self.step)
@@ -190,7 +241,7 @@ class Trainer:
         tensors = {f"weight/{n}": p.detach() for n, p in self.weights.items()}
         tensors |= {f"average/{n}": p for n, p in self.average.items()}
         tensors |= {f"other/{n}": t for n, t in self.others.items()}
-        for i, optimizer in enumerate(self.optimizers):
+        for i, optimizer in enumerate(itertools.chain(*self.optimizers)):
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer/{i}/{j}/{k}": torch.as_tensor(v) for k, v in state.items()}
         tensors |= {f"sum/{k}": torch.as_tensor(v) for k, v in self.sums.items()}
@@ -217,7 +268,7 @@ class Trainer:
                 p.copy_(tensors[f"average/{n}"])
             for n, t in self.others.items():
                 t.copy_(tensors[f"other/{n}"])
-        for i, optimizer in enumerate(self.optimizers):
+        for i, optimizer in enumerate(itertools.chain(*self.optimizers)):
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():
                 if key.startswith(f"optimizer/{i}/"):

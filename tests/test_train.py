@@ -9,7 +9,7 @@ from tests.method_cases import METHODS, build, train_config, windows
 
 
 def test_learning_rate_is_positive_until_the_end():
-    config = TrainConfig(100, 8, 1e-3, 1e-5, 10, 0.0, 0.0, 0.0, "fp32", "off", 60.0, 1)
+    config = TrainConfig(100, 8, "adamw", 1e-3, 1e-5, 10, 0.0, 0.0, 0.0, 0.0, 0.0, "fp32", "off", 60.0, 1)
     factors = [learning_rate(s, config) for s in range(100)]
     assert factors[0] == pytest.approx(0.1) and max(factors) == 1.0
     assert all(f >= 1e-2 for f in factors) and factors[-1] == pytest.approx(0.01, abs=2e-3)
