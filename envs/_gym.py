@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -11,6 +11,9 @@ from gymnasium.vector.utils import batch_space
 
 from envs.base import BatchEnv
 from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from envs.render import SceneRenderer
 
 
 def _spaces(batch: type[BatchEnv]) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
@@ -42,7 +45,7 @@ class SingleEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space, self.action_space = _spaces(self.batch_class)
         self.batch = self.batch_class(1, max_steps=max_steps)
-        self._renderer = None
+        self._renderer: SceneRenderer | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """Starts an episode; options: {"context": an index into the evaluation contexts, or an explicit one}."""

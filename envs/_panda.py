@@ -20,7 +20,7 @@ ARM = tuple(f"joint{i}" for i in range(1, 8))
 FINGERS = ("finger_joint1", "finger_joint2")
 PHYSICS_DT = 0.001  # s
 
-_LINK_GEOM = {}  # MuJoCo's default contact parameters
+_LINK_GEOM: dict[str, list[float]] = {}  # MuJoCo's default contact parameters
 _WRIST_GEOM = {"solimp": [1.998, 1.999, 0.0, 0.5, 2.0]}  # as recorded; MuJoCo clips values above its limits
 _FINGER_GEOM = {"condim": 4, "solimp": [0.998, 0.999, 0.001, 0.5, 2.0], "margin": 0.001}
 _PAD_GEOM = {**_FINGER_GEOM, "friction": [2.0, 0.05, 0.0001], "solref": [0.01, 0.5]}

@@ -71,7 +71,8 @@ def make_windows(demos: Demonstrations, window: int, scaler: Scaler) -> Windows:
     """
     if window < 1 or not demos.episodes:
         raise UserError(f"windows: need a window of at least 1 and one episode, got {window} and {len(demos.episodes)}")
-    obs, last = zip(*(_histories(scaler.scale_obs(torch.from_numpy(e.obs)), window) for e in demos.episodes), strict=True)
+    rows = [scaler.scale_obs(torch.from_numpy(e.obs)) for e in demos.episodes]
+    obs, last = zip(*(_histories(r, window) for r in rows), strict=True)
     action = scaler.scale_act(torch.from_numpy(np.concatenate([e.actions for e in demos.episodes])))
     return Windows(torch.cat(obs), torch.cat(last), action)
 

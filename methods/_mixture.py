@@ -10,6 +10,7 @@ with one learnable-slope rectifier, and a gating MLP 512 - 128 - 128 - 128 - Z w
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,9 +69,11 @@ class Head(nn.Module):
     The reference's configuration asks for Mish but its look-up falls through to PReLU with the slope zeroed.
     """
 
+    layers: Sequence[nn.Linear]
+
     def __init__(self, width: int, hidden: int, out: int):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, hidden), nn.Linear(hidden, hidden)])
+        self.layers = nn.ModuleList([nn.Linear(width, hidden), nn.Linear(hidden, hidden)])  # type: ignore[assignment]
         self.out = nn.Linear(hidden, out)
         self.slope = nn.Parameter(torch.zeros(1))
 

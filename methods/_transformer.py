@@ -18,6 +18,7 @@ learned positions, the goal embedded like a state). Differences from those:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +96,9 @@ def additive(allowed: Tensor) -> Tensor:
 class Transformer(nn.Module):
     """Blocks over goal and state tokens, with learned positions and the field's initialisation."""
 
+    blocks: Sequence[Block]
+    causal: Tensor
+
     def __init__(self, config: GPTConfig, obs_dim: int, goal_tokens: int = 0):
         super().__init__()
         if config.embed % config.heads:
@@ -102,7 +106,7 @@ class Transformer(nn.Module):
         self.config, self.goal_tokens = config, goal_tokens
         self.obs_embed = nn.Linear(obs_dim, config.embed)
         self.pos_embed = nn.Parameter(torch.zeros(1, goal_tokens + config.window, config.embed))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))  # type: ignore[assignment]
         self.ln_f = nn.LayerNorm(config.embed)
         size = goal_tokens + config.window
         self.register_buffer("causal", additive(torch.ones(size, size).tril().bool()), persistent=False)

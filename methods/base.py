@@ -55,9 +55,7 @@ class Method(nn.Module):
 
     Config: ClassVar[type]
 
-    def __init__(
-        self, config: Any, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: Teacher | None = None
-    ):
+    def __init__(self, config: Any, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: Teacher | None = None):
         super().__init__()
         self.config, self.shape, self.gpt_config = config, shape, gpt
         self.scaler = scaler
@@ -93,9 +91,7 @@ class Method(nn.Module):
         return {}
 
     @classmethod
-    def rebuild(
-        cls, config: Any, shape: Shape, gpt: GPTConfig, scaler: Scaler, description: dict[str, Any]
-    ) -> Method:
+    def rebuild(cls, config: Any, shape: Shape, gpt: GPTConfig, scaler: Scaler, description: dict[str, Any]) -> Method:
         """The method without its teacher, ready for its saved weights; `description` from `describe`."""
         return cls(config, shape, gpt, scaler)
 

@@ -15,6 +15,7 @@ Differences from the reference:
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ class Beso(Teacher):
         noises = split_noise(noise, self.shape.act)
         sigmas = self.schedule()
         x = sigmas[0] * noises[0]  # (n, A)
-        for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        for i, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
             denoised = self.denoise(x[:, None], obs.new_tensor([[sigma]]), context, last)[:, 0]
             up = min(following, math.sqrt(following**2 * (sigma**2 - following**2) / sigma**2))
             down = math.sqrt(following**2 - up**2)

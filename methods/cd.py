@@ -17,13 +17,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods._transformer import KV, GPTConfig
+from methods._transformer import KV, DenoisingTransformer, GPTConfig
 from methods.base import Batch, Method, Shape
 from methods.beso import Beso, BesoConfig
 from methods.scaler import Scaler
@@ -49,6 +50,8 @@ class Cd(Method):
 
     Config = CdConfig
     config: CdConfig
+    net: DenoisingTransformer
+    target: DenoisingTransformer | None
 
     def __init__(self, config: CdConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: Beso):
         super().__init__(config, shape, gpt, scaler, teacher)
@@ -61,9 +64,7 @@ class Cd(Method):
         return {"levels": dataclasses.asdict(self.levels)}
 
     @classmethod
-    def rebuild(
-        cls, config: CdConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, description: dict[str, Any]
-    ) -> Cd:
+    def rebuild(cls, config: CdConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, description: dict[str, Any]) -> Cd:
         return cls(config, shape, gpt, scaler, Beso(BesoConfig(**description["levels"]), shape, gpt, scaler))
 
     def grid(self) -> Tensor:
@@ -79,14 +80,15 @@ class Cd(Method):
         c_out = (sigma - low) * math.sqrt(s2) / (sigma**2 + s2).sqrt()
         return c_skip, c_out, 1 / (sigma**2 + s2).sqrt()
 
-    def consistency(self, net: nn.Module, x: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
+    def consistency(self, net: DenoisingTransformer, x: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
         """f(x, sigma): x (B, M, A), sigma (B or 1, 1)."""
         c_skip, c_out, c_in = self.scalings(sigma[..., None])
         return c_skip * x + c_out * net(c_in * x, net.encode_level(sigma), context, last).float()
 
     def heun(self, x: Tensor, t: Tensor, u: Tensor, context: KV, last: Tensor) -> Tensor:
         """One Heun step of the teacher's probability flow from level t to u, both (B, 1); x (B, M, A)."""
-        denoise, step = self.get_teacher().denoise, (u - t)[..., None]
+        denoise: Callable[..., Tensor] = self.get_teacher().denoise  # type: ignore[assignment]  # the teacher is a Beso
+        step = (u - t)[..., None]
         d = (x - denoise(x, t, context, last)) / t[..., None]
         euler = x + step * d
         corrected = (euler - denoise(euler, u, context, last)) / u[..., None]
@@ -109,8 +111,8 @@ class Cd(Method):
     def after_step(self) -> None:
         """Move the target network's average."""
         if self.target is not None:
-            pairs = list(self.target.parameters()), [p.detach() for p in self.net.parameters()]
-            torch._foreach_lerp_(*pairs, 1 - self.config.target_ema)
+            target, net = ([p.detach() for p in module.parameters()] for module in (self.target, self.net))
+            torch._foreach_lerp_(target, net, 1 - self.config.target_ema)
 
     @property
     def noise_dim(self) -> int:

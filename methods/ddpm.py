@@ -67,6 +67,7 @@ class Ddpm(Teacher):
 
     Config = DdpmConfig
     config: DdpmConfig
+    alphas_bar: Tensor
 
     def __init__(self, config: DdpmConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
         super().__init__(config, shape, gpt, scaler)

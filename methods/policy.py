@@ -93,7 +93,7 @@ class Policy:
                 if len(window) not in self._traced:
                     self._traced[len(window)] = trace(self.method, inputs)
                 return self._traced[len(window)](*inputs).cpu().numpy()
-            return self.method.act(*inputs, self._goal).cpu().numpy()
+            return self.method.act(*inputs, self._goal).cpu().numpy()  # type: ignore[call-arg]  # of four inputs
 
 
 class _Act(torch.nn.Module):
@@ -175,6 +175,8 @@ def load(path: Path, method_class: Callable[[str], type[Method]] | None = None, 
     except SafetensorError as error:
         raise UserError(f"{weights} is not a safetensors file ({error})") from error
     scaler = Scaler(**{k.removeprefix("scaler."): v for k, v in state.items() if k.startswith("scaler.")})
-    method = cls.rebuild(config, Shape(**description["shape"]), GPTConfig(**description["gpt"]), scaler, description["extra"])
+    method = cls.rebuild(
+        config, Shape(**description["shape"]), GPTConfig(**description["gpt"]), scaler, description["extra"]
+    )
     method.load_state_dict(state)
     return method.eval()

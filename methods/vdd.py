@@ -17,8 +17,9 @@ Differences from the reference:
    density seen from the clean action, so that means are not drawn towards 0. The reference scores at a (`rescale = false`).
 5. Weight average (`ema`) and dropout are settings of the suite; the reference has no average.
 6. The sum over experts is weighted by the gating as in Eq. 9 and not divided by Z (Adam cancels it).
-7. `uniform_share` u: the weight is (1 - u) pi_z + u / Z. By Eq. 9 alone an expert with pi_z near 0 never moves again, although its
-   own optimum (Eq. 11) does not depend on pi_z: the gating then settles on two or three broad experts that average behaviours.
+7. `uniform_share` u: the weight is (1 - u) pi_z + u / Z. By Eq. 9 alone an expert with pi_z near 0 never moves again, although
+   its own optimum (Eq. 11) does not depend on pi_z: the gating then settles on two or three broad experts that average
+   behaviours.
 8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
 """
 
@@ -81,7 +82,7 @@ class Vdd(Method):
         """M-step of the experts (with the backbone), then the gating on detached features."""
         experts = (*self.net.backbone.parameters(), *self.net.features.parameters())
         experts += (*self.net.mean.parameters(), *self.net.cov.parameters())
-        phases = (Phase("experts", experts, self.config.expert_steps),)
+        phases: tuple[Phase, ...] = (Phase("experts", experts, self.config.expert_steps),)
         if self.config.learn_gating:
             phases += (Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps),)
         return phases
@@ -97,7 +98,8 @@ class Vdd(Method):
         actions = mixture.mean[:, :, None] + mixture.std[:, :, None] * eps  # (B, Z, V, A)
         score = self.teacher_score(actions.detach().reshape(b, z * v, a), batch).view(b, z, v, a)
         aux = mixture.detach()
-        own = aux.log_responsibilities(actions.reshape(b, z * v, a)).view(b, z, v, z)  # Eq. 15, gradient through a alone
+        # Eq. 15, gradient through a alone
+        own = aux.log_responsibilities(actions.reshape(b, z * v, a)).view(b, z, v, z)
         index = torch.arange(z, device=own.device)
         repulsion = own.permute(0, 2, 1, 3)[:, :, index, index]  # log q~(z | a_z): (B, V, Z)
         drive = (score * actions).sum(-1).permute(0, 2, 1)  # (B, V, Z)

@@ -39,7 +39,7 @@ def windows(n: int = 256, seed: int = 0) -> Windows:
 
 
 def build(name: str, gpt: GPTConfig = GPT, seed: int = 0, **hyper: object) -> Method:
-    """A method of the registry at tiny sizes, its hyper-parameters those of Avoiding; students get a briefly trained teacher."""
+    """A method of the registry at tiny sizes, hyper-parameters of Avoiding; students get a briefly trained teacher."""
     torch.manual_seed(seed)
     block = SUITES.methods[name]
     config = resolve(SUITES, "avoiding", name, "smoke")

@@ -98,7 +98,8 @@ def _speed_profile(rng: np.random.Generator) -> np.ndarray:
 
 def _follow(curve: np.ndarray, speeds: np.ndarray) -> list[np.ndarray]:
     """Set-points along a fine curve (N, 2): each step has the profile's length, cut to MAX_STEP an axis."""
-    points, at = [], 0
+    points: list[np.ndarray] = []
+    at = 0
     for speed in speeds:
         away = curve[at + 1 :] - curve[at]
         if not len(away):
