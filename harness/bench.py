@@ -1,0 +1,141 @@
+"""`python -m harness bench`: how fast the parts are, measured side by side in one run; never part of the tests.
+
+Alternatives are timed in turn, A B A B ..., after a burn-in, so that a ratio holds when the machine's speed drifts. Every
+figure is a median; quote ratios before absolute times.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from harness import cli
+from harness.config import resolve
+from harness.errors import UserError, unknown
+from harness.registry import load_suites, resolve_class
+from harness.rollout import batch_class
+from harness.train import TrainConfig, Trainer
+from harness.windows import Windows
+from methods._transformer import GPTConfig
+from methods.base import Method, Shape
+from methods.policy import Policy
+from methods.scaler import Scaler
+
+SUITES = load_suites()
+PARTS = ("env", "train", "act")
+
+
+def interleaved(cases: dict[str, Callable[[], object]], rounds: int, burn_in: int = 3) -> dict[str, float]:
+    """Median seconds of each case, timed in turn."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for i in range(burn_in + rounds):
+        for name, case in cases.items():
+            began = time.perf_counter()
+            case()
+            if i >= burn_in:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def shape_of(task: str) -> Shape:
+    block = SUITES.tasks[task]
+    return Shape(block["obs_dim"], block["act_dim"], block["goal_tokens"])
+
+
+def build(task: str, name: str, **hyper: object) -> Method:
+    """A method at a task's published sizes with fresh weights; what it costs does not depend on what they are."""
+    block, config, shape = SUITES.methods[name], resolve(SUITES, task, name, "standard"), shape_of(task)
+    cls = resolve_class(block["class"])
+    scaler = Scaler.identity(shape.obs, shape.act, bound=2.0)
+    teacher = build(task, block["teacher"]) if "teacher" in block else None
+    return cls(cls.Config(**{**config["hyper"], **hyper}), shape, GPTConfig(**config["gpt"]), scaler, teacher)
+
+
+def bench_env(task: str, rounds: int) -> None:
+    """Environment steps a second, one thread, alone and 64 in a batch, holding the start."""
+    print(f"\nenvironment {task}, one thread")
+    environments = {f"{n} in a batch": batch_class(SUITES.tasks[task])(n) for n in (1, 64)}
+
+    def stepper(env) -> Callable[[], None]:
+        action = np.zeros((env.num_envs, SUITES.tasks[task]["act_dim"]))
+
+        def steps() -> None:
+            env.reset()
+            for _ in range(20):
+                env.step(action)
+
+        return steps
+
+    seconds = interleaved({name: stepper(env) for name, env in environments.items()}, rounds)
+    for name, env in environments.items():
+        print(f"  {name:15s} {20 * env.num_envs / seconds[name]:8.0f} steps/s")
+
+
+def bench_train(task: str, rounds: int, batch: int) -> None:
+    """Milliseconds an iteration of every trained method at equal batch, and the ratio to one BESO step."""
+    shape = shape_of(task)
+    window = SUITES.tasks[task]["gpt"]["window"]
+    data = Windows(
+        torch.randn(4096, window, shape.obs), torch.randint(window, (4096,)), torch.randn(4096, shape.act),
+        torch.randn(4096, shape.goal, shape.obs) if shape.goal else None,
+    )  # fmt: skip
+    trainers: dict[str, Trainer] = {}
+    names = ["beso"] + [n for n, b in SUITES.methods.items() if b["role"] != "one_step" and n != "beso"]
+    for name in names:
+        config = resolve(SUITES, task, name, "standard")["train"]
+        method = build(task, name)
+        torch._dynamo.reset()
+        began = time.perf_counter()
+        trainers[name] = Trainer(method.train(), data, data, TrainConfig(**{**config, "batch": batch}), 0)
+        trainers[name].iterate()
+        trainers[name].iterate()
+        print(f"  ({name}: ready after {time.perf_counter() - began:.0f} s)", flush=True)
+    seconds = interleaved({name: t.iterate for name, t in trainers.items()}, rounds)
+    print(f"\ntraining {task}, batch {batch}, {torch.get_num_threads()} thread(s), {trainers['beso'].precision}")
+    for name, value in seconds.items():
+        print(f"  {name:8s} {value * 1e3:8.2f} ms an iteration   {value / seconds['beso']:5.2f} x beso")
+
+
+def bench_act(task: str, rounds: int) -> None:
+    """Milliseconds of `act` for one state, scaling and NumPy conversion included: eager and traced."""
+    print(f"\nact for one state, {task}, {torch.get_num_threads()} thread(s)")
+    cases: dict[str, Callable[[], object]] = {}
+    obs = np.zeros((1, SUITES.tasks[task]["obs_dim"]), np.float32)
+    for name in [n for n, b in SUITES.methods.items() if b["role"] != "one_step"]:
+        for compiled in ("off", "trace"):
+            policy = Policy(build(task, name), compiled)
+            policy.reset([0])
+            cases[f"{name} {'eager' if compiled == 'off' else 'traced'}"] = functools.partial(policy.act, obs)
+    seconds = interleaved(cases, 20 * rounds, burn_in=20)
+    for name, value in seconds.items():
+        print(f"  {name:15s} {value * 1e3:8.3f} ms")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="python -m harness bench", description="How fast the parts are, measured side by side.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--task", default="avoiding", choices=sorted(SUITES.tasks))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=256, help="windows a minibatch")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(argv)
+    for part in args.parts:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    for name in ("rounds", "batch", "threads"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1. Got {getattr(args, name)}")
+    torch.set_num_threads(args.threads)
+    for part in args.parts or PARTS:
+        if part == "env":
+            bench_env(args.task, args.rounds)
+        elif part == "train":
+            bench_train(args.task, args.rounds, args.batch)
+        else:
+            bench_act(args.task, args.rounds)
+    return 0
