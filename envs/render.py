@@ -127,11 +127,11 @@ def draw_avoiding_paths(episodes: Iterable[Any], path: str | Path, title: str = 
     for _, x, y, radius, _ in OBSTACLES:
         axes.add_patch(plt.Circle((x, y), radius, color="#b3261e", zorder=3))
     axes.axhline(FINISH_Y, color="#2e7d32", lw=1.5, ls="--")
-    axes.text(0.765, FINISH_Y + 0.006, "finish", color="#2e7d32", fontsize=8)
+    axes.text(0.812, FINISH_Y + 0.006, "finish", color="#2e7d32", fontsize=8, ha="right")
     axes.plot(*START_XY, "ko", ms=4, zorder=4)
-    axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", title=title, xlim=(0.2, 0.82), ylim=(-0.31, 0.5))
+    axes.set(xlabel="x [m]", ylabel="y [m]", aspect="equal", title=title, xlim=(0.2, 0.82), ylim=(-0.31, 0.53))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=140, pil_kwargs={"optimize": True})
     plt.close(figure)
     return path
