@@ -57,10 +57,12 @@ class Mixture:
         """Entropy of every expert: (B, Z)."""
         return (0.5 * (1 + LOG_2PI) + self.std.log()).sum(-1)
 
-    def choose(self, uniform: Tensor) -> Tensor:
-        """Expert drawn from the gating by inversion: uniform (B,) -> (B,)."""
-        index = (uniform[:, None] >= self.log_gating.exp().cumsum(-1)).sum(-1)
-        return index.clamp(max=self.log_gating.shape[-1] - 1)
+
+
+def choose(log_gating: Tensor, uniform: Tensor) -> Tensor:
+    """Expert drawn from the gating (B, Z) by inversion: uniform (B,) -> (B,)."""
+    index = (uniform[:, None] >= log_gating.exp().cumsum(-1)).sum(-1)
+    return index.clamp(max=log_gating.shape[-1] - 1)
 
 
 class Head(nn.Module):
@@ -140,8 +142,15 @@ class MixtureTransformer(nn.Module):
 
     def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (B, Z, A) of features (B, W)."""
-        shape = (h.shape[0], self.experts, self.act_dim)
-        return self.mean(h).float().view(shape), F.softplus(self.cov(h).float().view(shape) + self.shift) + self.min_std
+        return self.means_of(h), F.softplus(self._per_expert(self.cov(h)) + self.shift) + self.min_std
+
+    def means_of(self, h: Tensor) -> Tensor:
+        """Means (B, Z, A) alone: all that acting needs."""
+        return self._per_expert(self.mean(h))
+
+    def _per_expert(self, flat: Tensor) -> Tensor:
+        """(B, Z * A) -> (B, Z, A), float32."""
+        return flat.float().view(flat.shape[0], self.experts, self.act_dim)
 
     def log_gating(self, h: Tensor) -> Tensor:
         """(B, W) -> (B, Z); uniform where the gating is not learned."""

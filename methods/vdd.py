@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods._mixture import Mixture, MixtureTransformer
+from methods._mixture import Mixture, MixtureTransformer, choose
 from methods._transformer import GPTConfig
 from methods.base import Batch, Method, Phase, Shape, Teacher
 from methods.scaler import Scaler
@@ -137,6 +137,6 @@ class Vdd(Method):
 
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
         """Mean of the expert drawn from the gating (the reference's choice too: the std holds the teacher's smoothing)."""
-        mixture = self.net(obs, last, goal)
-        index = mixture.choose(uniform)[:, None, None].expand(-1, 1, self.shape.act)
-        return mixture.mean.gather(1, index)[:, 0]
+        h = self.net.hidden(obs, last, goal)
+        index = choose(self.net.log_gating(h), uniform)[:, None, None].expand(-1, 1, self.shape.act)
+        return self.net.means_of(h).gather(1, index)[:, 0]
