@@ -38,21 +38,21 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            stacks: dict[tuple[int, int], list[nn.Parameter]] = {}
+            stacks: dict[tuple[int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     stacks.setdefault((min(p.shape), max(p.shape)), []).append(p)
             for shape, params in stacks.items():
                 self._step_stack(params, shape, group)
 
-    def _step_stack(self, params: list[nn.Parameter], shape: tuple[int, int], group: dict) -> None:
+    def _step_stack(self, params: list[Tensor], shape: tuple[int, int], group: dict) -> None:
         """One step of all matrices that are `shape` (r, c) or its transpose."""
         momentum = group["momentum"]
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]  # all of them
         torch._foreach_lerp_(buffers, grads, 1 - momentum)
         updates = torch._foreach_lerp(grads, buffers, momentum)
         wide = torch.stack([u if u.shape[0] <= u.shape[1] else u.mT for u in updates])  # (n, r, c)

@@ -58,7 +58,6 @@ class Mixture:
         return (0.5 * (1 + LOG_2PI) + self.std.log()).sum(-1)
 
 
-
 def choose(log_gating: Tensor, uniform: Tensor) -> Tensor:
     """Expert drawn from the gating (B, Z) by inversion: uniform (B,) -> (B,)."""
     index = (uniform[:, None] >= log_gating.exp().cumsum(-1)).sum(-1)
