@@ -161,7 +161,7 @@ class Trainer:
         rest = [p for _, p in named if not any(p is q for q in inner)]
         found: list[torch.optim.Optimizer] = []
         if inner:  # the step's size as AdamW's, so that one learning rate serves both
-            found.append(torch.optim.Muon(inner, lr=c.lr, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"))
+            found.append(Muon(inner, lr=c.lr, weight_decay=c.weight_decay))
         found.append(torch.optim.AdamW(rest, lr=c.lr, weight_decay=c.weight_decay, fused=True))
         return found
 
