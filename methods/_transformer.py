@@ -31,7 +31,7 @@ KV = list[KV1]  # of every layer
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Sizes of Table 4; `attn_dropout`, `resid_dropout` as in the D3IL agents' configurations."""
+    """Sizes of Table 4; dropout is off unless set (D3IL: 0.2 and 0.1, docs/training.md)."""
 
     layers: int
     heads: int

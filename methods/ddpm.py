@@ -7,7 +7,7 @@ Differences from the reference:
 1. Attention as in `methods/_transformer.py`: the newest action is sampled given the states, where the reference denoises the
    window's actions jointly from noise and keeps the last.
 2. Sampling reads the averaged weights once, when the policy is loaded; the reference copies them at every call.
-3. Training samples as in `methods/beso.py`, difference 3.
+3. Training samples, dropout and optimiser as in `methods/beso.py`, differences 3 and 4.
 4. The window is 5 on every task, as the paper says; some D3IL scripts use 1 for DDPM.
 """
 

@@ -21,6 +21,7 @@ Differences from the reference:
    its own optimum (Eq. 11) does not depend on pi_z: the gating then settles on two or three broad experts that average
    behaviours.
 8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
+9. Hidden layers of the heads start orthogonal with gain sqrt(2), the usual one for rectifiers (the reference: 0.01).
 """
 
 from __future__ import annotations
