@@ -230,7 +230,7 @@ def test_gating_targets_are_the_responsibilities_of_the_data():
 
 def test_rescaled_vp_score_is_unbiased_for_the_mean():
     """With `rescale`, the drive on an expert at the teacher's own mean is zero; without, it points towards 0."""
-    vdd = build("vdd_vp")
+    vdd = build("vdd_vp", rescale=True)
     teacher = build("ddpm")
     teacher.net = GaussianDdpm(teacher)
     vdd.get_teacher = lambda: teacher
