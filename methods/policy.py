@@ -45,6 +45,7 @@ class Policy:
         self.method = method.eval()
         self.compiled = compiled
         self.device = next(method.parameters()).device
+        self._noise_dim = method.noise_dim
         self._traced: dict[int, Callable] = {}
         self._streams: list[np.random.Generator] = []
         scaler = method.scaler
@@ -74,20 +75,20 @@ class Policy:
             self._window[:, :-1] = self._window[:, 1:]
         self._count = min(self._count + 1, t)
         self._window[:, self._count - 1] = (obs - self._mean) / self._std
-        rows = np.arange(n) if active is None else np.flatnonzero(active)
-        noise = np.empty((n, self.method.noise_dim), np.float32)
-        uniform = np.empty(n, np.float32)
-        noise[:], uniform[:] = 0, 0
+        rows = range(n) if active is None else np.flatnonzero(active)
+        noise, uniform = np.zeros((n, self._noise_dim), np.float32), np.zeros(n, np.float32)
         for i in rows:
-            noise[i] = self._streams[i].standard_normal(self.method.noise_dim, np.float32)
+            if self._noise_dim:
+                noise[i] = self._streams[i].standard_normal(self._noise_dim, np.float32)
             uniform[i] = self._streams[i].random(dtype=np.float32)
         action = self._forward(self._window, np.full(n, self._count - 1), noise, uniform)
-        result = np.zeros((n, self.method.shape.act), np.float32)
-        result[rows] = (action * self._act_std + self._act_mean)[rows]
-        return result
+        unscaled = action * self._act_std + self._act_mean
+        return unscaled if active is None else np.where(active[:, None], unscaled, np.float32(0))
 
     def _forward(self, window: np.ndarray, last: np.ndarray, noise: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        inputs = [torch.from_numpy(x).to(self.device) for x in (window, last, noise, uniform)]
+        inputs = [torch.from_numpy(x) for x in (window, last, noise, uniform)]
+        if self.device.type != "cpu":
+            inputs = [x.to(self.device) for x in inputs]
         with torch.inference_mode():
             if self.compiled == "trace" and self._goal is None:
                 if len(window) not in self._traced:
