@@ -127,7 +127,7 @@ class ToyBatch:
 
     @staticmethod
     def mode_name(mode_row: Any) -> str:
-        """"0" to "7"; "" before the step."""
+        """ "0" to "7"; "" before the step."""
         mode = int(np.asarray(mode_row).reshape(()))
         return "" if mode < 0 else str(mode)
 
@@ -150,7 +150,6 @@ class ToyBatch:
             metrics["kl_reverse"] = float(np.mean(policy.log_prob(own) - log_density(own)))
             metrics["kl_forward"] = float(np.mean(log_density(exact) - policy.log_prob(exact)))
         return metrics
-
 
 
 class ToyEnv(SingleEnv):

@@ -22,11 +22,11 @@ Differences from the reference:
    behaviours.
 8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
 9. Hidden layers of the heads start orthogonal with gain sqrt(2), the usual one for rectifiers (the reference: 0.01).
-10. `gating_lr`: learning rate of the gating in units of the experts'. While all experts are still broad and close together, the
-   responsibilities say little, and a gating that follows them at once turns an accident of the first means into weights: what an
-   expert with a large weight covers repels all the others for good, and they share modes. A gating ten times slower than the experts
-   stays near uniform until they are apart; on the toy that removes the dependence on the seed (docs/toy.md). The reference's toy
-   has 0.2, its other tasks 1.
+10. `gating_lr`: learning rate of the gating in units of the experts'. While all experts are still broad and close together,
+   the responsibilities say little, and a gating that follows them at once turns an accident of the first means into weights:
+   what an expert of large weight covers repels all others, and they share modes. A gating ten times slower than the experts
+   stays near uniform until they are apart; on the toy it covers all modes where a fast one loses some (docs/toy.md). The
+   reference's toy has 0.2, its other tasks 1.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ class Vdd(MixturePolicy):
         experts += (*self.net.mean.parameters(), *self.net.cov.parameters())
         phases: tuple[Phase, ...] = (Phase("experts", experts, self.config.expert_steps),)
         if self.config.learn_gating:
-            phases += (Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps, self.config.gating_lr),)
+            phases += (
+                Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps, self.config.gating_lr),
+            )
         return phases
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
