@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import metrics, record, rollout, train, windows
+from harness import distribution, metrics, record, rollout, train, windows
 from harness.errors import UserError
 from harness.progress import Progress
 from harness.provenance import provenance
@@ -197,7 +197,8 @@ def make_record(
         "data": data | {"episodes": len(demos.episodes)},
         "teacher": teacher and {name: teacher[name] for name in ("cell", "origin", "sha256")},
         "weights": {"sha256": ready.sha256},
-        "metrics": metrics.compute(spec["task_block"], episodes),
+        "metrics": metrics.compute(spec["task_block"], episodes)
+        | distribution.extra_metrics(spec["task_block"], ready.method),
         "episodes": episodes,
         "training": ready.training,
         "parameters": sum(p.numel() for p in ready.method.parameters()),

@@ -12,7 +12,7 @@ from harness import record as records
 from harness import shipped
 from harness.config import Config, Sets, digest, resolve
 from harness.errors import UserError
-from harness.registry import Suites
+from harness.registry import Suites, check_runs, teacher_of
 
 BACKEND = "builtin"
 SCHEMA = 1
@@ -103,12 +103,13 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
         return cells[key]
 
     def make_cell(task: str, method: str, seed: int, requested: bool) -> Cell:
+        check_runs(suites, task, method)
         block = suites.methods[method]
         config = resolve(suites, task, method, request.budget, request.sets)
         teacher: Teacher | None = None
         needs: tuple[str, ...] = ()
         weights: dict[str, str] | None = None
-        source = method if block["role"] == "teacher" else block.get("teacher")
+        source = method if block["role"] == "teacher" else teacher_of(suites, task, method)
         if source is not None:
             hyper = resolve(suites, task, source, request.budget, request.sets)["hyper"]
             given = find_shipped(task, source)

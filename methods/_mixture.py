@@ -5,6 +5,8 @@ Shapes: B windows, T states, D observation values, Z experts, A action values, V
 Sizes reproduce Table 7 to the last parameter (1,442,311 for Z = 1, each further expert 2,181, at the sizes of Avoiding): a
 linear output of width 512 behind the transformer, two plain heads 512 - 512 - 512 for means and diagonal covariances, each
 with one learnable-slope rectifier, and a gating MLP 512 - 128 - 128 - 128 - Z with Mish.
+
+`MixturePolicy` is what every method that ends in such a mixture shares: the network, how it acts, its density.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods._transformer import GPTConfig, Transformer
+from methods.base import Batch, Method
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -105,24 +108,26 @@ class MixtureTransformer(nn.Module):
     def __init__(
         self, gpt: GPTConfig, obs_dim: int, act_dim: int, goal_tokens: int, experts: int, hidden: int,
         gating_hidden: int, init_std: float, min_std: float, init_mean: float, learn_gating: bool = True,
+        learn_std: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.experts, self.act_dim, self.min_std, self.learn_gating = experts, act_dim, min_std, learn_gating
+        self.init_std = init_std
         self.backbone = Transformer(gpt, obs_dim, goal_tokens)
         self.backbone.init_weights()
         self.features = nn.Linear(gpt.embed, hidden)
         nn.init.normal_(self.features.weight, 0, 0.02)
         nn.init.zeros_(self.features.bias)
         self.mean = Head(hidden, hidden, experts * act_dim)
-        self.cov = Head(hidden, hidden, experts * act_dim)
+        self.cov = Head(hidden, hidden, experts * act_dim) if learn_std else None
         self.gating = Gating(hidden, gating_hidden, experts)
         # softplus(shift) = init_std - min_std: the experts start with std init_std
-        self.shift = math.log(math.expm1(init_std - min_std))
+        self.shift = math.log(math.expm1(init_std - min_std)) if learn_std else 0.0
         self._init_heads(init_mean)
 
     def _init_heads(self, init_mean: float) -> None:
         """Orthogonal; means start state-independent, uniform in [-init_mean, init_mean]."""
-        for head in (self.mean, self.cov):
+        for head in (h for h in (self.mean, self.cov) if h is not None):
             for layer in head.layers:
                 nn.init.orthogonal_(layer.weight, 2**0.5)
                 nn.init.zeros_(layer.bias)
@@ -141,7 +146,10 @@ class MixtureTransformer(nn.Module):
 
     def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (B, Z, A) of features (B, W)."""
-        return self.means_of(h), F.softplus(self._per_expert(self.cov(h)) + self.shift) + self.min_std
+        mean = self.means_of(h)
+        if self.cov is None:
+            return mean, torch.full_like(mean, self.init_std)
+        return mean, F.softplus(self._per_expert(self.cov(h)) + self.shift) + self.min_std
 
     def means_of(self, h: Tensor) -> Tensor:
         """Means (B, Z, A) alone: all that acting needs."""
@@ -161,3 +169,28 @@ class MixtureTransformer(nn.Module):
         h = self.hidden(obs, last, goal)
         mean, std = self.experts_of(h)
         return Mixture(self.log_gating(h), mean, std)
+
+
+class MixturePolicy(Method):
+    """A method whose policy is a `MixtureTransformer`, `self.net`: density, validation and acting."""
+
+    net: MixtureTransformer
+
+    def mixture(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Mixture:
+        """The density of scaled actions in the states at `last` of obs (B, T, D)."""
+        return self.net(obs, last, goal)
+
+    @torch.no_grad()
+    def validation_loss(self, batch: Batch) -> Tensor:
+        """Negative log-likelihood of held-out actions, in nats per scaled action."""
+        return -self.mixture(batch.obs, batch.last, batch.goal).log_prob(batch.action).mean()
+
+    @property
+    def noise_dim(self) -> int:
+        return 0
+
+    def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Mean of the expert drawn from the gating, never a sample of it (the reference's choice too)."""
+        h = self.net.hidden(obs, last, goal)
+        index = choose(self.net.log_gating(h), uniform)[:, None, None].expand(-1, 1, self.shape.act)
+        return self.net.means_of(h).gather(1, index)[:, 0]

@@ -69,6 +69,10 @@ class Method(nn.Module):
         return self._teacher[0]
 
     @property
+    def device(self) -> torch.device:
+        return self.scaler.act_low.device
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("train", tuple(self.trainable())),)
 

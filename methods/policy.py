@@ -44,7 +44,7 @@ class Policy:
     def __init__(self, method: Method, compiled: str = "off"):
         self.method = method.eval()
         self.compiled = compiled
-        self.device = next(method.parameters()).device
+        self.device = method.device
         self._traced: dict[int, Callable] = {}
         self._streams: list[np.random.Generator] = []
         scaler = method.scaler
