@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.errors import UserError
+from methods._mixture import Mixture
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
 from methods.scaler import Scaler
@@ -85,6 +86,38 @@ class Policy:
         result = np.zeros((n, self.method.shape.act), np.float32)
         result[rows] = (action * self._act_std + self._act_mean)[rows]
         return result
+
+    def log_prob(self, action: np.ndarray, obs_window: np.ndarray) -> np.ndarray:
+        """Log-density (n,) of actions (n, A) after histories (n, t <= T, D), unscaled: nats per action in its own units."""
+        scaled = torch.from_numpy(((action - self._act_mean) / self._act_std).astype(np.float32)).to(self.device)
+        volume = np.log(self._act_std).sum(dtype=np.float32)  # of a unit cube of scaled actions, once unscaled
+        with torch.inference_mode():
+            return self._mixture(obs_window).log_prob(scaled).cpu().numpy() - volume
+
+    def gating(self, obs_window: np.ndarray) -> np.ndarray:
+        """Probability (n, Z) of every expert after histories (n, t <= T, D), unscaled."""
+        with torch.inference_mode():
+            return self._mixture(obs_window).log_gating.exp().cpu().numpy()
+
+    def expert_means(self, obs_window: np.ndarray) -> np.ndarray:
+        """Mean action (n, Z, A) of every expert after histories (n, t <= T, D), unscaled."""
+        with torch.inference_mode():
+            return self._mixture(obs_window).mean.cpu().numpy() * self._act_std + self._act_mean
+
+    def _mixture(self, obs_window: np.ndarray) -> Mixture:
+        n, t, d = obs_window.shape
+        window = self.method.gpt_config.window
+        if not 1 <= t <= window or d != self.method.shape.obs:
+            raise UserError(
+                f"histories must have shape (n, 1 ... {window}, {self.method.shape.obs}), got {obs_window.shape}"
+            )
+        padded = np.zeros((n, window, d), np.float32)
+        padded[:, :t] = (obs_window - self._mean) / self._std
+        inputs = [torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1))]
+        mixture = self.method.mixture(inputs[0], inputs[1], getattr(self, "_goal", None))
+        if mixture is None:
+            raise UserError(f"{type(self.method).__name__} is no mixture: its density has no closed form")
+        return mixture
 
     def _forward(self, window: np.ndarray, last: np.ndarray, noise: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         inputs = [torch.from_numpy(x).to(self.device) for x in (window, last, noise, uniform)]

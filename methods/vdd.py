@@ -132,6 +132,9 @@ class Vdd(Method):
         """Negative log-likelihood of held-out actions, in nats per scaled action."""
         return -self.net(batch.obs, batch.last, batch.goal).log_prob(batch.action).mean()
 
+    def mixture(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Mixture:
+        return self.net(obs, last, goal)
+
     @property
     def noise_dim(self) -> int:
         return 0
