@@ -27,9 +27,9 @@ WIDE = 10.0  # a largest sigma beyond this leaves nothing of the data (unit vari
 
 
 def log_prob(
-    teacher: Teacher, batch: Batch, steps: int = 16, probes: int = 0, prior_samples: int = 64, seed: int = 0
+    teacher: Teacher, batch: Batch, steps: int = 16, probes: int = 0, prior_samples: int = 16, seed: int = 0
 ) -> Tensor:
-    """log p(action | states), nats per scaled action: (B,). Every window sees its own random numbers, from `seed`.
+    """log p(action | states), nats per scaled action: (B,). What is random (the two below) comes from `seed`.
 
     steps = Runge-Kutta steps of equal length in ln sigma; probes = Hutchinson's, 0: the exact divergence (A backward
     passes); prior_samples = actions of the teacher that the density at the largest sigma is made of, 0: N(0, sigma^2 + 1).
@@ -86,7 +86,7 @@ def velocity(
 def log_prior(
     teacher: Teacher, batch: Batch, x: Tensor, sigma: float, samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Log-density (B,) at the largest sigma: the mean of N(a_k, sigma^2) over the teacher's own samples, or N(0, sigma^2 + 1)."""
+    """Log-density (B,) at the largest sigma: mean of N(a_k, sigma^2) over the teacher's own samples, or N(0, sigma^2 + 1)."""
     b, a = x.shape
     if not samples or sigma > WIDE:
         variance = torch.tensor(sigma**2 + 1)
