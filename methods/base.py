@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods._mixture import Mixture
 from methods._transformer import KV, GPTConfig
 from methods.scaler import Scaler
 
@@ -112,6 +113,15 @@ class Method(nn.Module):
         """
         raise NotImplementedError
 
+    def mixture(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Mixture | None:
+        """The policy's whole distribution over actions, in closed form; None where a method has none. Inputs as `act`."""
+        return None
+
+    def log_prob(self, batch: Batch) -> Tensor | None:
+        """Log-density of every action given its states, in nats per scaled action: (B,); None without a closed form."""
+        mixture = self.mixture(batch.obs, batch.last, batch.goal)
+        return None if mixture is None else mixture.log_prob(batch.action)
+
 
 class Teacher(Method):
     """A diffusion policy: also gives the score that students distil, in its own parametrisation, handled inside."""
@@ -126,6 +136,17 @@ class Teacher(Method):
         noised (B, M, A); level (B, 1) or (B, M): sigma (VE) or the 0-based step (VP); last (B,).
         """
         raise NotImplementedError
+
+    def denoise(self, noised: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
+        """Expected clean action given a + sigma n, whatever the teacher's own parametrisation: (B, M, A).
+
+        noised (B, M, A); sigma (B or 1, M or 1), any value within `flow_range`.
+        """
+        raise NotImplementedError
+
+    def flow_range(self) -> tuple[float, float] | None:
+        """Smallest and largest sigma of `denoise`, between which the probability flow runs; None where it has no meaning."""
+        return None
 
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
         """Noise levels uniform in [low, high] (VP: integers, both ends included)."""
