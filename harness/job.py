@@ -200,7 +200,7 @@ def make_record(
         "metrics": metrics.compute(spec["task_block"], episodes),
         "episodes": episodes,
         "training": ready.training,
-        "parameters": sum(p.numel() for p in ready.method.parameters()),
+        "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
         "provenance": provenance(spec["device"], spec["threads"]) | ready.how,
         "timings": timings,
     }

@@ -144,6 +144,13 @@ class Teacher(Method):
         return self.scaler.act_high
 
 
+def move_average(target: nn.Module, net: nn.Module, decay: float, updates: Tensor) -> None:
+    """Move a target network's average towards `net`; `updates` counts, decay min(decay, (1 + n) / (10 + n)) at the n-th."""
+    n = int(updates.add_(1))
+    pairs = ([p.detach() for p in module.parameters()] for module in (target, net))
+    torch._foreach_lerp_(*pairs, 1 - min(decay, (1 + n) / (10 + n)))
+
+
 def split_noise(noise: Tensor, act_dim: int) -> tuple[Tensor, ...]:
     """(n, k * A) -> k tensors (n, A)."""
     return torch.split(noise, act_dim, dim=1)
