@@ -100,6 +100,9 @@ class Method(nn.Module):
         """Standard normal numbers that one action needs."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Called once before a policy acts, in evaluation mode; for what does not depend on observations."""
+
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
         """One action for each of n environments: a pure function, so that it can be compiled.
 
@@ -147,8 +150,8 @@ class Teacher(Method):
 def move_average(target: nn.Module, net: nn.Module, decay: float, updates: Tensor) -> None:
     """Move a target network's average towards `net`; `updates` counts, decay min(decay, (1 + n) / (10 + n)) at the n-th."""
     n = int(updates.add_(1))
-    pairs = ([p.detach() for p in module.parameters()] for module in (target, net))
-    torch._foreach_lerp_(*pairs, 1 - min(decay, (1 + n) / (10 + n)))
+    old, new = ([p.detach() for p in module.parameters()] for module in (target, net))
+    torch._foreach_lerp_(old, new, 1 - min(decay, (1 + n) / (10 + n)))
 
 
 def split_noise(noise: Tensor, act_dim: int) -> tuple[Tensor, ...]:
