@@ -125,7 +125,8 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.pos_embed, 0, 0.02)
 
     def tokens(self, obs: Tensor, goal: Tensor | None) -> Tensor:
