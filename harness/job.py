@@ -229,7 +229,7 @@ def make_record(
         "episodes": episodes,
         **ready.held_out,
         "training": ready.training,
-        "parameters": sum(p.numel() for p in ready.method.parameters()),
+        "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
         "provenance": provenance(spec["device"], spec["threads"]) | ready.how,
         "timings": timings,
     }

@@ -105,6 +105,9 @@ class Method(nn.Module):
         """Standard normal numbers that one action needs."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Called once before a policy acts, in evaluation mode; for what does not depend on observations."""
+
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
         """One action for each of n environments: a pure function, so that it can be compiled.
 
@@ -167,6 +170,13 @@ class Teacher(Method):
     @property
     def action_high(self) -> Tensor:
         return self.scaler.act_high
+
+
+def move_average(target: nn.Module, net: nn.Module, decay: float, updates: Tensor) -> None:
+    """Move a target network's average towards `net`; `updates` counts, decay min(decay, (1 + n) / (10 + n)) at the n-th."""
+    n = int(updates.add_(1))
+    old, new = ([p.detach() for p in module.parameters()] for module in (target, net))
+    torch._foreach_lerp_(old, new, 1 - min(decay, (1 + n) / (10 + n)))
 
 
 def split_noise(noise: Tensor, act_dim: int) -> tuple[Tensor, ...]:

@@ -44,6 +44,7 @@ class Policy:
 
     def __init__(self, method: Method, compiled: str = "off"):
         self.method = method.eval()
+        self.method.prepare()
         self.compiled = compiled
         self.device = method.device
         self._traced: dict[int, Callable] = {}
