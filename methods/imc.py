@@ -1,13 +1,13 @@
 """IMC-GPT: information-maximising curriculum for a mixture of experts, on the transformer of Figure 5.
 
-Blessing et al., *Information Maximizing Curriculum: A Curriculum-Based Approach for Imitating Diverse Skills* (NeurIPS 2023);
-the baseline "IMC" of the VDD paper (Table 2, Appendix D). Published of IMC-GPT: eta and the number of components (Table 4) and
-that the network is the one of Figure 5; it was never released. Reference for the rest: ALRhub/imc, an MLP.
+Blessing et al., *Information Maximizing Curriculum: A Curriculum-Based Approach for Imitating Diverse Skills* (NeurIPS
+2023); the baseline "IMC" of the VDD paper (Table 2, Appendix D). Published of IMC-GPT: eta and the number of components
+(Table 4) and that the network is the one of Figure 5; it was never released. Reference for the rest: ALRhub/imc, an MLP.
 
-Every expert z has a curriculum p(n | z), a distribution over the training samples (s_n, a_n). With R_z(n) = log N(a_n; mu_z(s_n)),
-the objective  E_p(z) E_p(n|z) [R_z(n)] + eta H(p(n))  keeps the entropy of the samples used by all experts together high, and lets
-each expert ignore what it cannot represent: an expert settles on a mode instead of averaging several. Its lower bound,
-tight for q(z | n) = p(z | n), has the closed-form maximum
+Every expert z has a curriculum p(n | z), a distribution over the training samples (s_n, a_n). With R_z(n) = log N(a_n;
+mu_z(s_n)), the objective  E_p(z) E_p(n|z) [R_z(n)] + eta H(p(n))  keeps the entropy of the samples used by all experts
+together high, and lets each expert ignore what it cannot represent: an expert settles on a mode instead of averaging
+several. Its lower bound, tight for q(z | n) = p(z | n), has the closed-form maximum
 
     log p(n | z) = R_z(n) / eta + log q(z | n) - log sum_m exp(R_z(m) / eta + log q(z | m))
     experts   maximise  sum_n p(n | z) R_z(n)            (weighted maximum likelihood)
@@ -16,22 +16,23 @@ tight for q(z | n) = p(z | n), has the closed-form maximum
 Shapes: B windows, Z experts, A action values.
 
 Choices, and differences from ALRhub/imc:
-1. **Curricula are normalised over the samples, per expert, as the paper has them.** The code of ALRhub/imc instead subtracts the
-   maximum over the *experts* at every sample: the best expert of each sample has weight 1, so no sample can be ignored, and
-   what it runs is a tempered EM.
+1. **Curricula are normalised over the samples, per expert, as the paper has them.** The code of ALRhub/imc instead
+   subtracts the maximum over the *experts* at every sample: the best expert of each sample has weight 1, so no sample can
+   be ignored, and what it runs is a tempered EM.
 2. **Within the minibatch.** The sum over m runs over the B samples at hand, with the current model: the self-normalised
-   estimate of the sum over the data set, biased by O(1/B), and exact at full batch. A table over all samples (the reference's) would be
-   out of date for shared features after every step, and would need every sample's index and a pass over the data.
+   estimate of the sum over the data set, biased by O(1/B), and exact at full batch. A table over all samples (the
+   reference's) would be out of date for shared features after every step, and would need every sample's index and a pass
+   over the data.
 3. **q(z | n) is the current model's posterior**, gating included, computed with the experts' own densities. The reference
    carries the log-weights from one iteration to the next, so that they harden without end.
-4. p(z) = 1 / Z: every expert has a full curriculum in each step, so that none starves. (The optimal p(z) starves experts that are
-   behind: rich get richer.)
-5. **The experts' std is fixed** (`std`; the reference: 1), not learned. With a learned one the curriculum feeds back: for Gaussian data
-   of variance v, one round gives 1 / std'^2 = 1 / v + 1 / (eta std^2), which shrinks to 0 for every eta <= 1 (Table 4 has eta = 1).
-   eta std^2 is what decides how far apart two actions are before an expert must choose; std = 0.3 of the data's spread, since
-   1 does not separate two behaviours that are a standard deviation of the actions apart.
-6. The gating is trained along with the experts, on the joint p(z) p(n | z), and its gradient ends at the backbone, which belongs to
-   the experts (as in VDD); the reference fits a separate network afterwards, to q(z | n) of all samples alike.
+4. p(z) = 1 / Z: every expert has a full curriculum in each step, so that none starves. (The optimal p(z) starves experts
+   that are behind: rich get richer.)
+5. **The experts' std is fixed** (`std`; the reference: 1), not learned. With a learned one the curriculum feeds back: for
+   Gaussian data of variance v, one round gives 1 / std'^2 = 1 / v + 1 / (eta std^2), which shrinks to 0 for every eta <= 1
+   (Table 4 has eta = 1). eta std^2 is what decides how far apart two actions are before an expert must choose; std = 0.3 of
+   the data's spread, since 1 does not separate two behaviours that are a standard deviation of the actions apart.
+6. The gating is trained along with the experts, on the joint p(z) p(n | z), and its gradient ends at the backbone, which
+   belongs to the experts (as in VDD); the reference fits a separate network afterwards, to q(z | n) of all samples alike.
 7. Acts with the mean of a drawn expert, as the reference.
 """
 
