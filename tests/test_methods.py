@@ -35,7 +35,7 @@ def test_loss_is_finite_and_falls(name, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         before = method.validation_loss(batch_of(data)).item()
-    result = train(method, data, windows(64, 1), train_config(name, steps=250, batch=64, lr=3e-3), 0, tmp_path)
+    result = train(method, data, windows(64, 1), train_config(name, steps=250, batch=64, lr=1e-3), 0, tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         after = method.validation_loss(batch_of(data)).item()
