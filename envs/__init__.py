@@ -7,3 +7,4 @@ gymnasium.register(
     entry_point="envs.avoiding:AvoidingEnv",
     vector_entry_point="envs.avoiding:AvoidingVectorEnv",
 )
+gymnasium.register("vdd/Toy-v0", entry_point="envs.toy:ToyEnv", vector_entry_point="envs.toy:ToyVectorEnv")

@@ -9,10 +9,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from envs.base import BatchEnv
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from envs.base import BatchEnv
     from envs.render import SceneRenderer
 
 

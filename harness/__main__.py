@@ -123,9 +123,25 @@ def verb_bench(argv: list[str]) -> int:
     return bench.main(argv)
 
 
+def verb_figures(argv: list[str]) -> int:
+    """Draw a figure of the paper."""
+    from harness import figures
+
+    parser = cli.Parser(prog="python -m harness figures", description="Draw a figure of the paper.")
+    parser.add_argument("--figure", default="2", help=f"one of {', '.join(figures.FIGURES)}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    args = parser.parse_args(argv)
+    if args.figure not in figures.FIGURES:
+        raise unknown("figure", args.figure, figures.FIGURES)
+    cli.check_out(args.out, write=True)
+    for path in figures.FIGURES[args.figure](args.out):
+        print(path)
+    return 0
+
+
 VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
-    "data": verb_data, "ship": verb_ship,
+    "data": verb_data, "ship": verb_ship, "figures": verb_figures,
 }  # fmt: skip
 
 

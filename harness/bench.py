@@ -17,7 +17,7 @@ import torch
 from harness import cli
 from harness.config import resolve
 from harness.errors import UserError, unknown
-from harness.registry import load_suites, resolve_class
+from harness.registry import load_suites, resolve_class, teacher_of
 from harness.rollout import batch_class
 from harness.train import TrainConfig, Trainer
 from harness.windows import Windows
@@ -48,12 +48,18 @@ def shape_of(task: str) -> Shape:
     return Shape(block["obs_dim"], block["act_dim"], block["goal_tokens"])
 
 
+def trained_methods(task: str) -> list[str]:
+    """The task's methods with weights of their own."""
+    return [n for n, b in SUITES.methods.items() if b["role"] != "one_step" and task in b.get("tasks", [task])]
+
+
 def build(task: str, name: str, **hyper: object) -> Method:
     """A method at a task's published sizes with fresh weights; what it costs does not depend on what they are."""
     block, config, shape = SUITES.methods[name], resolve(SUITES, task, name, "standard"), shape_of(task)
     cls = resolve_class(block["class"])
     scaler = Scaler.identity(shape.obs, shape.act, bound=2.0)
-    teacher = build(task, block["teacher"]) if "teacher" in block else None
+    source = teacher_of(SUITES, task, name)
+    teacher = None if source is None else build(task, source)
     return cls(cls.Config(**{**config["hyper"], **hyper}), shape, GPTConfig(**config["gpt"]), scaler, teacher)
 
 
@@ -86,7 +92,7 @@ def bench_train(task: str, rounds: int, batch: int) -> None:
         torch.randn(4096, shape.goal, shape.obs) if shape.goal else None,
     )  # fmt: skip
     trainers: dict[str, Trainer] = {}
-    names = ["beso"] + [n for n, b in SUITES.methods.items() if b["role"] != "one_step" and n != "beso"]
+    names = sorted(trained_methods(task), key=lambda name: name != "beso")  # beso first
     for name in names:
         config = resolve(SUITES, task, name, "standard")["train"]
         method = build(task, name)
@@ -110,7 +116,7 @@ def bench_act(task: str, rounds: int) -> None:
     print(f"\nact for one state, {task}, {torch.get_num_threads()} thread(s)")
     cases: dict[str, Callable[[], object]] = {}
     obs = np.zeros((1, SUITES.tasks[task]["obs_dim"]), np.float32)
-    for name in [n for n, b in SUITES.methods.items() if b["role"] != "one_step"]:
+    for name in trained_methods(task):
         for compiled in ("off", "trace"):
             policy = Policy(build(task, name), compiled)
             policy.reset([0])

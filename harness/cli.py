@@ -31,7 +31,7 @@ def run_parser(prog: str) -> Parser:
     parser.add_argument("--seeds", default="1", help="4 means 0,1,2,3; 3,7 means those (default 1)")
     parser.add_argument("--budget", default=DEFAULT_BUDGET, help="smoke, quick (default), standard or paper")
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
-    parser.add_argument("--out", help="folder for records (default runs/<budget>-<data source>)")
+    parser.add_argument("--out", help="folder for records (default runs/<budget>-<data source>[-<teacher>])")
     parser.add_argument("--workers", type=int, help="cells at once; 0 = in this process (default: cores / threads)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
@@ -42,6 +42,7 @@ def run_parser(prog: str) -> Parser:
     parser.add_argument(
         "--teachers", type=Path, default=TEACHERS, help="folder of given teachers (default the project's)"
     )
+    parser.add_argument("--teacher", help="what students distil, instead of their usual teacher: beso, ddpm or mode")
     parser.add_argument("--overwrite", action="store_true", help="move records of another configuration aside")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     parser.add_argument("--suites", type=Path, default=SUITES, help="folder with the suite files")

@@ -84,6 +84,7 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
             raise UserError(f"methods.toml [{method}] has {', '.join(twice)} in more than one section")
     own = dict(here.get("method", {}).get(method, {}))
     own_budget = own.pop("budget", {}).get(budget, {})
+    own.pop("teacher", None)  # no hyper-parameter: `registry.teacher_of`
     apply(config, own, f"in tasks.toml [{task}.method.{method}]")
     apply(config, block.get("budget", {}).get(budget, {}), f"in methods.toml [{method}.budget.{budget}]")
     apply(config, own_budget, f"in tasks.toml [{task}.method.{method}.budget.{budget}]")

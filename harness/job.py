@@ -1,6 +1,7 @@
 """One cell from demonstrations to record: the function that every launcher calls.
 
-    demonstrations -> split -> windows -> method (with its teacher) -> train -> weights -> rollouts -> metrics -> record
+    demonstrations -> split -> windows -> method (with its teacher) -> train -> weights -> held-out checks -> rollouts
+                   -> metrics -> record
 
 An interrupted cell continues: training from its checkpoint, rollouts from the chunks that are finished.
 """
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import metrics, record, rollout, train, windows
+from harness import distribution, metrics, record, rollout, train, windows
 from harness.errors import UserError
+from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
 from harness.provenance import provenance
+from harness.quality import STATES, quality
 from harness.registry import resolve_class
 from harness.seeds import derive
 from harness.shipped import WEIGHTS, policy_sha256
@@ -43,6 +46,8 @@ class Trained:
     training: dict[str, Any]
     how: dict[str, Any] = field(default_factory=dict)  # precision and compilation that this machine allowed
     timings: dict[str, float] = field(default_factory=dict)
+    teacher: Method | None = None
+    held_out: dict[str, Any] = field(default_factory=dict)  # the record's `likelihood` and `quality`
 
 
 def run_cell(spec: Spec) -> dict[str, Any]:
@@ -57,6 +62,7 @@ def run_cell(spec: Spec) -> dict[str, Any]:
             ready = Trained(method, spec["teacher"]["sha256"], NOT_TRAINED)
         else:
             ready = train_method(spec, demos, workdir, progress)
+        assess(spec, demos, ready)
         rollouts_began = time.perf_counter()
         episodes = run_rollouts(spec, ready.method, workdir, progress)
         timings = ready.timings | {
@@ -151,7 +157,7 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     # acting from the file, as everyone else will
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")
-    return Trained(method, sha256, training, how, {"train_s": round(time.perf_counter() - began, 3)})
+    return Trained(method, sha256, training, how, {"train_s": round(time.perf_counter() - began, 3)}, teacher)
 
 
 def finished_training(workdir: Path) -> dict[str, Any] | None:
@@ -161,6 +167,27 @@ def finished_training(workdir: Path) -> dict[str, Any] | None:
         return None
     training: dict[str, Any] = json.loads(marker.read_bytes())
     return training if policy_sha256(weights) == training["sha256"] else None
+
+
+def assess(spec: Spec, demos: Demonstrations, ready: Trained) -> None:
+    """Fill in what held-out demonstrations say: likelihood, and a student's distance to its teacher.
+
+    A run of few rollouts looks at few states, so that a smoke test stays one.
+    """
+    began = time.perf_counter()
+    _, held = windows.split(demos, seed=derive(spec["task"], "split"))
+    data = windows.make_windows(held, ready.method.gpt_config.window, ready.method.scaler)
+    rollouts = spec["config"]["eval"]["rollouts"]
+    # seeds of the task, not of the cell: all its methods are compared on the same random numbers
+    found, pace = likelihood(ready.method, data, derive(spec["task"], "likelihood"), min(ROWS, 16 * rollouts))
+    distance = None
+    if spec["role"] == "student" and ready.teacher is not None:
+        seed = derive(spec["task"], "quality")
+        distance = quality(ready.method, ready.teacher, data, seed, min(STATES, rollouts))
+    ready.held_out = {"likelihood": found, "quality": distance}
+    ready.timings["held_out_s"] = round(time.perf_counter() - began, 3)
+    if pace is not None:
+        ready.timings["likelihood_s_per_1000"] = pace
 
 
 def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) -> dict[str, list[Any]]:
@@ -197,10 +224,12 @@ def make_record(
         "data": data | {"episodes": len(demos.episodes)},
         "teacher": teacher and {name: teacher[name] for name in ("cell", "origin", "sha256")},
         "weights": {"sha256": ready.sha256},
-        "metrics": metrics.compute(spec["task_block"], episodes),
+        "metrics": metrics.compute(spec["task_block"], episodes)
+        | distribution.extra_metrics(spec["task_block"], ready.method),
         "episodes": episodes,
+        **ready.held_out,
         "training": ready.training,
-        "parameters": sum(p.numel() for p in ready.method.parameters()),
+        "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
         "provenance": provenance(spec["device"], spec["threads"]) | ready.how,
         "timings": timings,
     }

@@ -12,7 +12,7 @@ from harness import record as records
 from harness import shipped
 from harness.config import Config, Sets, digest, resolve
 from harness.errors import UserError
-from harness.registry import Suites
+from harness.registry import Suites, check_runs, check_teacher, teacher_of
 
 BACKEND = "builtin"
 SCHEMA = 1
@@ -75,6 +75,7 @@ class Request:
     out: Path
     train_teachers: bool = False
     teachers: Path = shipped.TEACHERS
+    teacher: str | None = None  # of the students, instead of their usual one
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Plan:
 def build(suites: Suites, request: Request, data: dict[str, Data], metric_version: int | str) -> Plan:
     """The cells asked for and the teachers they need, each with its state in the out folder."""
     cells: dict[str, Cell] = {}
+    if request.teacher is not None:
+        check_teacher(suites, request.methods, request.teacher)
 
     def add(task: str, method: str, seed: int, requested: bool) -> Cell:
         key = records.key_of(task, method, seed)
@@ -103,12 +106,16 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
         return cells[key]
 
     def make_cell(task: str, method: str, seed: int, requested: bool) -> Cell:
+        check_runs(suites, task, method)
         block = suites.methods[method]
         config = resolve(suites, task, method, request.budget, request.sets)
         teacher: Teacher | None = None
         needs: tuple[str, ...] = ()
         weights: dict[str, str] | None = None
-        source = method if block["role"] == "teacher" else block.get("teacher")
+        source = method if block["role"] == "teacher" else teacher_of(suites, task, method)
+        if block["role"] == "student" and request.teacher not in (None, source):
+            source = request.teacher
+            config["teacher"] = {"method": source}
         if source is not None:
             hyper = resolve(suites, task, source, request.budget, request.sets)["hyper"]
             given = find_shipped(task, source)

@@ -38,6 +38,7 @@ KEYS: dict[str, Any] = {
     "timings": dict,
     "checksum": str,
 }
+OPTIONAL: dict[str, Any] = {"likelihood": (dict, type(None)), "quality": (dict, type(None))}  # older records lack them
 
 Record = dict[str, Any]
 
@@ -130,6 +131,9 @@ def check(record: Any) -> None:
     for name, kind in KEYS.items():
         if name not in record or not isinstance(record[name], kind):
             raise InvalidRecord(f"lacks {name!r}, or it has the wrong type")
+    for name, kind in OPTIONAL.items():
+        if name in record and not isinstance(record[name], kind):
+            raise InvalidRecord(f"has a {name!r} of the wrong type")
     if record["cell"].keys() != {"task", "method", "seed"}:
         raise InvalidRecord("has a malformed 'cell'")
     if record["status"] not in ("done", "failed"):

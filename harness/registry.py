@@ -15,7 +15,9 @@ from harness.errors import UserError, unknown
 
 SUITES = Path(__file__).parent / "suites"
 ROLES = ("teacher", "one_step", "student", "scratch")
-METHOD_KEYS = {"class", "role", "title", "teacher", "seeds", "sampling", "hyper", "train", "budget"}
+METHOD_KEYS = {
+    "class", "role", "title", "teacher", "teachers", "seeds", "sampling", "hyper", "train", "budget", "tasks",
+}  # fmt: skip
 TASK_KEYS = {"title", "env", "gym_id", "obs_dim", "act_dim", "modes", "entropy", "rollouts", "gpt"}
 BUDGET_KEYS = {"about", "rollouts"}
 MAX_SEED = 10_000
@@ -54,9 +56,11 @@ def load_suites(folder: Path | None = None) -> Suites:
     for name, block in suites.tasks.items():
         if missing := TASK_KEYS - block.keys():
             raise UserError(f"tasks.toml [{name}] lacks {', '.join(sorted(missing))}")
-        for method in block.get("method", {}):
+        for method, overrides in block.get("method", {}).items():
             if method not in suites.methods:
                 raise unknown("method", method, suites.methods, f"in tasks.toml [{name}.method]")
+            if "teacher" in overrides:
+                check_is_teacher(suites, overrides["teacher"], f"tasks.toml [{name}.method.{method}]")
     for name, block in suites.budgets.items():
         if block.keys() != BUDGET_KEYS:
             raise UserError(f"budgets.toml [{name}] must have exactly {', '.join(sorted(BUDGET_KEYS))}")
@@ -80,9 +84,54 @@ def check_method(suites: Suites, name: str, block: dict[str, Any]) -> None:
     for budget in block.get("budget", {}):
         if budget not in suites.budgets:
             raise unknown("budget", budget, suites.budgets, f"in methods.toml [{name}.budget]")
-    teacher = block.get("teacher")
-    if teacher is not None and suites.methods.get(teacher, {}).get("role") != "teacher":
-        raise UserError(f"methods.toml [{name}] teacher {teacher!r} is not a method with role teacher")
+    for task in block.get("tasks", []):
+        if task not in suites.tasks:
+            raise unknown("task", task, suites.tasks, f"in methods.toml [{name}]")
+    if "teachers" in block and (role != "student" or block["teacher"] not in block["teachers"]):
+        raise UserError(
+            f"methods.toml [{name}] teachers is for students, and must hold its teacher {block['teacher']!r}"
+        )
+    for teacher in possible_teachers(block):
+        check_is_teacher(suites, teacher, f"methods.toml [{name}]")
+
+
+def check_is_teacher(suites: Suites, teacher: str, where: str) -> None:
+    """A name in the suites stands for a method with role teacher."""
+    if suites.methods.get(teacher, {}).get("role") != "teacher":
+        raise UserError(f"{where} teacher {teacher!r} is not a method with role teacher")
+
+
+def teacher_of(suites: Suites, task: str, method: str) -> str | None:
+    """The method that a student or one-step method needs: the task's choice, else the method's own."""
+    chosen = suites.tasks[task].get("method", {}).get(method, {}).get("teacher")
+    return chosen or suites.methods[method].get("teacher")
+
+
+def check_runs(suites: Suites, task: str, method: str) -> None:
+    """A method that exists for some tasks alone is not asked for on another."""
+    tasks = suites.methods[method].get("tasks", [task])
+    if task not in tasks:
+        raise UserError(f"method {method} exists for {', '.join(tasks)} alone, not for {task}")
+
+
+def possible_teachers(block: dict[str, Any]) -> list[str]:
+    """The teachers that a method can start from; its usual one, unless its block lists `teachers`."""
+    return list(block.get("teachers", [block["teacher"]] if "teacher" in block else []))
+
+
+def check_teacher(suites: Suites, methods: list[str], teacher: str) -> None:
+    """`--teacher` makes sense for the methods asked for: each student among them can distil it, and there is one."""
+    teachers = [name for name, block in suites.methods.items() if block["role"] == "teacher"]
+    if teacher not in teachers:
+        raise unknown("teacher", teacher, teachers)
+    students = {name: possible_teachers(b) for name, b in suites.methods.items() if b["role"] == "student"}
+    pairs = "; ".join(f"{name} distils {' or '.join(possible)}" for name, possible in students.items())
+    asked = [name for name in methods if name in students]
+    if not asked:
+        raise UserError(f"--teacher {teacher}: no student among the methods asked for ({pairs})")
+    for name in asked:
+        if teacher not in students[name]:
+            raise UserError(f"--teacher {teacher}: {name} cannot distil it ({pairs})")
 
 
 def select(kind: str, text: str, built: dict[str, Any], names: dict[str, Any]) -> tuple[list[str], list[str]]:

@@ -35,9 +35,12 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
         raise unknown("budget", args.budget, suites.budgets)
     data = {task: plan.Data(*identify(task, args.data_root)) for task in tasks}
     sources = "+".join(sorted({entry.source for entry in data.values()}))
-    out = Path(args.out if args.out is not None else f"runs/{args.budget}-{sources}")
+    name = f"{args.budget}-{sources}" + (f"-{args.teacher}" if args.teacher else "")
+    out = Path(args.out if args.out is not None else f"runs/{name}")
     cli.check_out(out, write=False)
-    request = plan.Request(tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers)
+    request = plan.Request(
+        tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher
+    )
     made = plan.build(suites, request, data, METRIC_VERSION)
     used = {cell.method for cell in made.cells} | {
         cell.teacher.cell.split("/")[1] for cell in made.cells if cell.teacher

@@ -138,7 +138,7 @@ def build_one(
                 joined(entry["data"]["source"] for entry in mine),
                 joined(entry["budget"] for entry in mine),
                 joined(entry["backend"] for entry in mine),
-                joined(entry["teacher"]["origin"] for entry in mine if entry["teacher"]),
+                joined(teacher_text(entry) for entry in mine if entry["teacher"]),
             )  # fmt: skip
     rows = [(row["row"], row["title"]) for row in block["rows"]]
     columns = [(m, suites.methods[m]["title"] if m in suites.methods else m.upper()) for m in block["columns"]]
@@ -150,6 +150,18 @@ def joined(values: Any) -> str:
     return "+".join(sorted(set(values)))
 
 
+def teacher_text(entry: record.Record) -> str:
+    """`shipped` or `trained`; with the teacher's name where it is not the method's usual one."""
+    other = entry["config"].get("teacher")
+    return (f"{other['method']} " if other else "") + str(entry["teacher"]["origin"])
+
+
+def other_teachers(used: list[record.Record]) -> list[str]:
+    """A line for each method whose students distil another teacher than usual."""
+    pairs = {(e["cell"]["method"], e["config"]["teacher"]["method"]) for e in used if "teacher" in e["config"]}
+    return [f"{method} distils {teacher}, not its usual teacher" for method, teacher in sorted(pairs)]
+
+
 def footer(used: list[record.Record]) -> list[str]:
     """What a reader must know to read the numbers."""
     if not used:
@@ -159,6 +171,7 @@ def footer(used: list[record.Record]) -> list[str]:
         f"demonstrations: {data}; budget: {joined(e['budget'] for e in used)}; "
         f"simulation: {joined(e['backend'] for e in used)}",
         "ours: mean ± standard deviation over seeds (paper, difference); n: fewer seeds than planned; --: no record",
+        *other_teachers(used),
     ]
 
 

@@ -135,7 +135,7 @@ class Trainer:
 
     def __init__(self, method: Method, data: Windows, val: Windows, config: TrainConfig, seed: int):
         self.method, self.data, self.val, self.config, self.seed = method, data, val, config, seed
-        self.device = next(method.parameters()).device
+        self.device = method.device
         self.precision = resolve_precision(config.precision, self.device)
         self.compiled = resolve_compile(config.compile)
         self.phases = method.phases

@@ -84,3 +84,10 @@ def _histories(rows: Tensor, window: int) -> tuple[Tensor, Tensor]:
     index = first[:, None] + torch.arange(window)  # (L, T)
     obs = rows[index.clamp(max=len(rows) - 1)] * (index <= step[:, None])[..., None]
     return obs, step - first
+
+
+def spread(data: Windows, count: int) -> Windows:
+    """At most `count` windows, evenly spaced over all of them."""
+    if len(data) <= count:
+        return data
+    return data.batch(torch.arange(count) * len(data) // count)

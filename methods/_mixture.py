@@ -105,24 +105,26 @@ class MixtureTransformer(nn.Module):
     def __init__(
         self, gpt: GPTConfig, obs_dim: int, act_dim: int, goal_tokens: int, experts: int, hidden: int,
         gating_hidden: int, init_std: float, min_std: float, init_mean: float, learn_gating: bool = True,
+        learn_std: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.experts, self.act_dim, self.min_std, self.learn_gating = experts, act_dim, min_std, learn_gating
+        self.init_std = init_std
         self.backbone = Transformer(gpt, obs_dim, goal_tokens)
         self.backbone.init_weights()
         self.features = nn.Linear(gpt.embed, hidden)
         nn.init.normal_(self.features.weight, 0, 0.02)
         nn.init.zeros_(self.features.bias)
         self.mean = Head(hidden, hidden, experts * act_dim)
-        self.cov = Head(hidden, hidden, experts * act_dim)
+        self.cov = Head(hidden, hidden, experts * act_dim) if learn_std else None
         self.gating = Gating(hidden, gating_hidden, experts)
         # softplus(shift) = init_std - min_std: the experts start with std init_std
-        self.shift = math.log(math.expm1(init_std - min_std))
+        self.shift = math.log(math.expm1(init_std - min_std)) if learn_std else 0.0
         self._init_heads(init_mean)
 
     def _init_heads(self, init_mean: float) -> None:
         """Orthogonal; means start state-independent, uniform in [-init_mean, init_mean]."""
-        for head in (self.mean, self.cov):
+        for head in (h for h in (self.mean, self.cov) if h is not None):
             for layer in head.layers:
                 nn.init.orthogonal_(layer.weight, 2**0.5)
                 nn.init.zeros_(layer.bias)
@@ -133,6 +135,11 @@ class MixtureTransformer(nn.Module):
         nn.init.zeros_(self.gating.out.bias)
         nn.init.orthogonal_(self.gating.out.weight, 0.01)
 
+    def expert_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Everything but the gating: the experts' heads and the backbone that is theirs."""
+        gating = {id(p) for p in self.gating.parameters()}
+        return tuple(p for p in self.parameters() if id(p) not in gating)
+
     def hidden(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
         """Features (B, W) of the state at `last` (B,) of each window obs (B, T, D)."""
         states = self.backbone.states(obs, goal)  # (B, T, E)
@@ -141,7 +148,10 @@ class MixtureTransformer(nn.Module):
 
     def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (B, Z, A) of features (B, W)."""
-        return self.means_of(h), F.softplus(self._per_expert(self.cov(h)) + self.shift) + self.min_std
+        mean = self.means_of(h)
+        if self.cov is None:
+            return mean, torch.full_like(mean, self.init_std)
+        return mean, F.softplus(self._per_expert(self.cov(h)) + self.shift) + self.min_std
 
     def means_of(self, h: Tensor) -> Tensor:
         """Means (B, Z, A) alone: all that acting needs."""

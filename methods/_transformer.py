@@ -18,7 +18,7 @@ learned positions, the goal embedded like a state). Differences from those:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +56,12 @@ class Block(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values of the tokens, each (B, H, N, d)."""
-        b, n, e = x.shape
-        qkv = self.qkv(self.ln_1(x)).view(b, n, 3, self.heads, e // self.heads)  # (B, N, 3, H, d)
+        return self.project(self.ln_1(x))
+
+    def project(self, normalised: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`split` of tokens that are normalised already."""
+        b, n, e = normalised.shape
+        qkv = self.qkv(normalised).view(b, n, 3, self.heads, e // self.heads)  # (B, N, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
         return q, k, v
 
@@ -79,13 +83,16 @@ class Block(nn.Module):
 
         `level` is (B or 1, H, M or 1, d): one level a query, or one for all; `mask` (B, 1, 1, S) is additive.
         """
-        q, k, v = self.split(x)
+        return self.finish(x, self.attend(self.split(x), context, level, mask))
+
+    def attend(self, qkv: tuple[Tensor, Tensor, Tensor], context: KV1, level: KV1, mask: Tensor) -> Tensor:
+        """The attention of `query`: (B, H, M, d)."""
+        q, k, v = qkv
         seen = q @ context[0].transpose(-1, -2) + mask  # (B, H, M, S)
         weights = torch.cat([seen, (q * level[0]).sum(-1, keepdim=True), (q * k).sum(-1, keepdim=True)], -1)
         weights = torch.softmax(weights * self.scale, -1)
         weights = F.dropout(weights, self.attn_dropout, self.training)
-        y = weights[..., :-2] @ context[1] + weights[..., -2:-1] * level[1] + weights[..., -1:] * v
-        return self.finish(x, y)
+        return weights[..., :-2] @ context[1] + weights[..., -2:-1] * level[1] + weights[..., -1:] * v
 
 
 def additive(allowed: Tensor) -> Tensor:
@@ -99,14 +106,16 @@ class Transformer(nn.Module):
     blocks: Sequence[Block]
     causal: Tensor
 
-    def __init__(self, config: GPTConfig, obs_dim: int, goal_tokens: int = 0):
+    def __init__(
+        self, config: GPTConfig, obs_dim: int, goal_tokens: int = 0, block: Callable[[GPTConfig], Block] = Block
+    ):
         super().__init__()
         if config.embed % config.heads:
             raise ValueError(f"embed {config.embed} must be a multiple of heads {config.heads}")
         self.config, self.goal_tokens = config, goal_tokens
         self.obs_embed = nn.Linear(obs_dim, config.embed)
         self.pos_embed = nn.Parameter(torch.zeros(1, goal_tokens + config.window, config.embed))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))  # type: ignore[assignment]
         self.ln_f = nn.LayerNorm(config.embed)
         size = goal_tokens + config.window
         self.register_buffer("causal", additive(torch.ones(size, size).tril().bool()), persistent=False)
@@ -116,7 +125,8 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0, 0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.pos_embed, 0, 0.02)
 
     def tokens(self, obs: Tensor, goal: Tensor | None) -> Tensor:
@@ -146,8 +156,16 @@ class Transformer(nn.Module):
 class DenoisingTransformer(Transformer):
     """The teacher's network: what a noised action is denoised to, given states and a noise-level token."""
 
-    def __init__(self, config: GPTConfig, obs_dim: int, act_dim: int, level: nn.Module, goal_tokens: int = 0):
-        super().__init__(config, obs_dim, goal_tokens)
+    def __init__(
+        self,
+        config: GPTConfig,
+        obs_dim: int,
+        act_dim: int,
+        level: nn.Module,
+        goal_tokens: int = 0,
+        block: Callable[[GPTConfig], Block] = Block,
+    ):
+        super().__init__(config, obs_dim, goal_tokens, block)
         self.act_embed = nn.Linear(act_dim, config.embed)
         self.head = nn.Linear(config.embed, act_dim)
         self.level = level  # (B,) noise levels -> (B, E)
@@ -160,7 +178,10 @@ class DenoisingTransformer(Transformer):
 
     def encode_level(self, level: Tensor) -> KV:
         """Keys and values (B, H, M, d) of noise levels (B, M), each a token that sees itself alone."""
-        x = self.level(level.reshape(-1)).view(*level.shape, -1)  # (B, M, E)
+        return self.encode_tokens(self.level(level.reshape(-1)).view(*level.shape, -1))  # (B, M, E)
+
+    def encode_tokens(self, x: Tensor) -> KV:
+        """`encode_level` of tokens (B, M, E)."""
         cache: KV = []
         for block in self.blocks:
             _, k, v = block.split(x)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods._mixture import Mixture
 from methods._transformer import KV, GPTConfig
 from methods.scaler import Scaler
 
@@ -69,6 +70,10 @@ class Method(nn.Module):
         return self._teacher[0]
 
     @property
+    def device(self) -> torch.device:
+        return self.scaler.act_low.device
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("train", tuple(self.trainable())),)
 
@@ -100,6 +105,9 @@ class Method(nn.Module):
         """Standard normal numbers that one action needs."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Called once before a policy acts, in evaluation mode; for what does not depend on observations."""
+
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
         """One action for each of n environments: a pure function, so that it can be compiled.
 
@@ -107,6 +115,15 @@ class Method(nn.Module):
         noise (n, noise_dim) standard normal; uniform (n,) in [0, 1). Returns (n, A).
         """
         raise NotImplementedError
+
+    def mixture(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Mixture | None:
+        """The policy's whole distribution over actions, in closed form; None where a method has none. Inputs as `act`."""
+        return None
+
+    def log_prob(self, batch: Batch) -> Tensor | None:
+        """Log-density of every action given its states, in nats per scaled action: (B,); None without a closed form."""
+        mixture = self.mixture(batch.obs, batch.last, batch.goal)
+        return None if mixture is None else mixture.log_prob(batch.action)
 
 
 class Teacher(Method):
@@ -122,6 +139,17 @@ class Teacher(Method):
         noised (B, M, A); level (B, 1) or (B, M): sigma (VE) or the 0-based step (VP); last (B,).
         """
         raise NotImplementedError
+
+    def denoise(self, noised: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
+        """Expected clean action given a + sigma n, whatever the teacher's own parametrisation: (B, M, A).
+
+        noised (B, M, A); sigma (B or 1, M or 1), any value within `flow_range`.
+        """
+        raise NotImplementedError
+
+    def flow_range(self) -> tuple[float, float] | None:
+        """Smallest and largest sigma of `denoise`, between which the probability flow runs; None where it has no meaning."""
+        return None
 
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
         """Noise levels uniform in [low, high] (VP: integers, both ends included)."""
@@ -142,6 +170,13 @@ class Teacher(Method):
     @property
     def action_high(self) -> Tensor:
         return self.scaler.act_high
+
+
+def move_average(target: nn.Module, net: nn.Module, decay: float, updates: Tensor) -> None:
+    """Move a target network's average towards `net`; `updates` counts, decay min(decay, (1 + n) / (10 + n)) at the n-th."""
+    n = int(updates.add_(1))
+    old, new = ([p.detach() for p in module.parameters()] for module in (target, net))
+    torch._foreach_lerp_(old, new, 1 - min(decay, (1 + n) / (10 + n)))
 
 
 def split_noise(noise: Tensor, act_dim: int) -> tuple[Tensor, ...]:

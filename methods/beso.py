@@ -52,6 +52,20 @@ class SigmaToken(nn.Module):
         return self.linear(sigma.log()[:, None] / 4)
 
 
+def edm_scalings(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
+    """c_skip, c_out, c_in of EDM (Karras et al. 2022, Table 1)."""
+    total = sigma**2 + sigma_data**2
+    return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
+
+
+def log_logistic(shape: tuple[int, ...], low: float, high: float, sigma_data: float, device: torch.device) -> Tensor:
+    """Log-logistic noise levels: location ln(sigma_data), scale 0.5, truncated to [low, high]."""
+    loc, scale = math.log(sigma_data), 0.5
+    first, last = (1 / (1 + math.exp(-(math.log(s) - loc) / scale)) for s in (low, high))
+    u = first + (last - first) * torch.rand(shape, device=device)
+    return torch.exp(loc + scale * torch.logit(u))
+
+
 class Beso(Teacher):
     """VE diffusion policy with a denoiser D(a; sigma, s)."""
 
@@ -63,18 +77,11 @@ class Beso(Teacher):
         self.net = DenoisingTransformer(gpt, shape.obs, shape.act, SigmaToken(gpt.embed), shape.goal)
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_skip, c_out, c_in of EDM (Karras et al. 2022, Table 1)."""
-        s2 = self.config.sigma_data**2
-        total = sigma**2 + s2
-        return s2 / total, sigma * math.sqrt(s2) / total.sqrt(), 1 / total.sqrt()
+        return edm_scalings(sigma, self.config.sigma_data)
 
     def training_sigmas(self, shape: tuple[int, ...]) -> Tensor:
-        """Log-logistic noise levels: location ln(sigma_data), scale 0.5, truncated to [sigma_min, sigma_max]."""
-        c, scale = self.config, 0.5
-        loc = math.log(c.sigma_data)
-        low, high = (1 / (1 + math.exp(-(math.log(s) - loc) / scale)) for s in (c.sigma_min, c.sigma_max))
-        u = low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)
-        return torch.exp(loc + scale * torch.logit(u))
+        c = self.config
+        return log_logistic(shape, c.sigma_min, c.sigma_max, c.sigma_data, self.scaler.act_low.device)
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
         """EDM denoising loss of M draws a window: mean |F - (a - c_skip x) / c_out|^2."""
@@ -97,6 +104,10 @@ class Beso(Teacher):
     def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
         """(D(a; sigma) - a) / sigma^2."""
         return (self.denoise(noised, level, context, last) - noised) / level[..., None] ** 2
+
+    def flow_range(self) -> tuple[float, float] | None:
+        """The levels of Table 4; None for VE-1, whose actions do not follow the flow."""
+        return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
 
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
         return low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)

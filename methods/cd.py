@@ -10,6 +10,8 @@ Differences from the reference:
 1. Adam with the suite's learning rate; the reference uses RAdam at 8e-6 on images.
 2. Attention and training samples as the teacher's (`methods/beso.py`, differences 1 and 3).
 3. The teacher's level token only knows [sigma_min, sigma_max], so the grid ends at the teacher's own sigma_min.
+4. The target's average warms up, decay min(target_ema, (1 + n) / (10 + n)) at update n: with Table 4's 0.9999 a target would
+   otherwise still be half the untrained student after a training of some thousand updates. No effect for N = 2.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from methods._transformer import KV, DenoisingTransformer, GPTConfig
-from methods.base import Batch, Method, Shape
+from methods.base import Batch, Method, Shape, Teacher, move_average
 from methods.beso import Beso, BesoConfig
 from methods.scaler import Scaler
 
@@ -45,6 +47,22 @@ class CdConfig:
             raise ValueError(f"N must be at least 2 (two levels make one step), got {self.N}")
 
 
+def karras_grid(high: float, low: float, n: int, rho: float) -> Tensor:
+    """high = t_0 > ... > t_{n-1} = low, evenly spaced in t^(1 / rho); (n,)."""
+    r, position = 1 / rho, torch.linspace(0, 1, n)
+    return (high**r + position * (low**r - high**r)) ** rho
+
+
+def heun(teacher: Teacher, x: Tensor, t: Tensor, u: Tensor, context: KV, last: Tensor) -> Tensor:
+    """One Heun step of a VE teacher's probability flow from level t to u, both (B, 1); x (B, M, A)."""
+    denoise: Callable[..., Tensor] = teacher.denoise  # type: ignore[assignment]  # VE teachers have it
+    step = (u - t)[..., None]
+    d = (x - denoise(x, t, context, last)) / t[..., None]
+    euler = x + step * d
+    corrected = (euler - denoise(euler, u, context, last)) / u[..., None]
+    return x + step * (d + corrected) / 2
+
+
 class Cd(Method):
     """One-step policy f(x, sigma) that starts from the teacher's weights."""
 
@@ -52,12 +70,15 @@ class Cd(Method):
     config: CdConfig
     net: DenoisingTransformer
     target: DenoisingTransformer | None
+    updates: Tensor  # of the target's average
 
     def __init__(self, config: CdConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: Beso):
         super().__init__(config, shape, gpt, scaler, teacher)
         self.levels = teacher.config
         self.net = copy.deepcopy(teacher.net).requires_grad_(True)
         self.target = copy.deepcopy(teacher.net).requires_grad_(False) if config.N > 2 else None
+        if self.target is not None:
+            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def describe(self) -> dict[str, Any]:
         """The teacher's noise levels, which acting needs."""
@@ -69,9 +90,7 @@ class Cd(Method):
 
     def grid(self) -> Tensor:
         """sigma_max = t_0 > ... > t_{N-1} = sigma_min, Karras' spacing; (N,)."""
-        c, t = self.levels, torch.linspace(0, 1, self.config.N)
-        r = 1 / self.config.rho
-        return (c.sigma_max**r + t * (c.sigma_min**r - c.sigma_max**r)) ** self.config.rho
+        return karras_grid(self.levels.sigma_max, self.levels.sigma_min, self.config.N, self.config.rho)
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in with f(x, sigma_min) = x."""
@@ -85,15 +104,6 @@ class Cd(Method):
         c_skip, c_out, c_in = self.scalings(sigma[..., None])
         return c_skip * x + c_out * net(c_in * x, net.encode_level(sigma), context, last).float()
 
-    def heun(self, x: Tensor, t: Tensor, u: Tensor, context: KV, last: Tensor) -> Tensor:
-        """One Heun step of the teacher's probability flow from level t to u, both (B, 1); x (B, M, A)."""
-        denoise: Callable[..., Tensor] = self.get_teacher().denoise  # type: ignore[assignment]  # the teacher is a Beso
-        step = (u - t)[..., None]
-        d = (x - denoise(x, t, context, last)) / t[..., None]
-        euler = x + step * d
-        corrected = (euler - denoise(euler, u, context, last)) / u[..., None]
-        return x + step * (d + corrected) / 2
-
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
         """|f(x_t, t) - f_target(x_u, u)|^2 with x_u one Heun step from x_t; M draws a window at one level."""
         grid = self.grid().to(batch.obs.device)
@@ -102,7 +112,7 @@ class Cd(Method):
         action = batch.action[:, None].expand(-1, self.config.draws, -1)  # (B, M, A)
         x = action + t[..., None] * torch.randn_like(action)
         with torch.no_grad():
-            y = self.heun(x, t, u, self.get_teacher().encode(batch.obs, batch.goal), batch.last)
+            y = heun(self.get_teacher(), x, t, u, self.get_teacher().encode(batch.obs, batch.goal), batch.last)
             if self.target is not None:
                 y = self.consistency(self.target, y, u, self.target.encode(batch.obs, batch.goal), batch.last)
         prediction = self.consistency(self.net, x, t, self.net.encode(batch.obs, batch.goal), batch.last)
@@ -111,8 +121,7 @@ class Cd(Method):
     def after_step(self) -> None:
         """Move the target network's average."""
         if self.target is not None:
-            target, net = ([p.detach() for p in module.parameters()] for module in (self.target, self.net))
-            torch._foreach_lerp_(target, net, 1 - self.config.target_ema)
+            move_average(self.target, self.net, self.config.target_ema, self.updates)
 
     @property
     def noise_dim(self) -> int:

@@ -96,6 +96,30 @@ class Ddpm(Teacher):
         sd = (1 - self.alphas_bar[level.long()]).sqrt()[..., None]
         return -self.noise_estimate(noised, level, context, last) / sd
 
+    def log_sigmas(self) -> Tensor:
+        """ln sigma_t of the equivalent VE process, sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t), rising: (T,)."""
+        return 0.5 * torch.log((1 - self.alphas_bar) / self.alphas_bar)
+
+    def level_of(self, sigma: Tensor) -> Tensor:
+        """Fractional step t at which the process has sigma: ln sigma is interpolated between the trained steps."""
+        nodes = self.log_sigmas()
+        wanted = sigma.log()
+        index = torch.searchsorted(nodes, wanted.contiguous()).clamp(1, len(nodes) - 1)
+        low, high = nodes[index - 1], nodes[index]
+        return index - 1 + ((wanted - low) / (high - low)).clamp(0, 1)
+
+    def denoise(self, noised: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
+        """x - sigma eps_hat(sqrt(alpha_bar) x, t): the VE form x = a + sigma n of this teacher, at any sigma."""
+        sd = sigma[..., None]
+        return noised - sd * self.noise_estimate(noised / (1 + sd**2).sqrt(), self.level_of(sigma), context, last)
+
+    def flow_range(self) -> tuple[float, float] | None:
+        """From the least to the most noise of the process; None for VP-1, whose actions do not follow the flow."""
+        if self.config.sampling != "ancestral" or self.config.timesteps < 2:
+            return None
+        low, high = self.log_sigmas()[[0, -1]].exp().tolist()
+        return low, high
+
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
         return torch.randint(int(low), int(high) + 1, shape, device=self.alphas_bar.device)
 

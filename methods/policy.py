@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.errors import UserError
+from methods._mixture import Mixture
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
 from methods.scaler import Scaler
@@ -43,8 +44,9 @@ class Policy:
 
     def __init__(self, method: Method, compiled: str = "off"):
         self.method = method.eval()
+        self.method.prepare()
         self.compiled = compiled
-        self.device = next(method.parameters()).device
+        self.device = method.device
         self._noise_dim = method.noise_dim
         self._traced: dict[int, Callable] = {}
         self._streams: list[np.random.Generator] = []
@@ -58,7 +60,7 @@ class Policy:
         self._streams = [np.random.Generator(np.random.Philox(key=int(s))) for s in seeds]
         self._window = np.zeros((n, t, d), np.float32)
         self._count = 0
-        self._goal = None if goal is None else torch.from_numpy(((goal - self._mean) / self._std).astype(np.float32))
+        self._goal = self._scaled(goal)
 
     def act(self, obs: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
         """Observations (n, D) -> actions (n, A), float32, both unscaled. Raises UserError on another width.
@@ -84,6 +86,42 @@ class Policy:
         action = self._forward(self._window, np.full(n, self._count - 1), noise, uniform)
         unscaled = action * self._act_std + self._act_mean
         return unscaled if active is None else np.where(active[:, None], unscaled, np.float32(0))
+
+    def _scaled(self, goal: np.ndarray | None) -> Tensor | None:
+        return None if goal is None else torch.from_numpy(((goal - self._mean) / self._std).astype(np.float32))
+
+    def log_prob(self, action: np.ndarray, obs_window: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
+        """Log-density (n,) of actions (n, A) after histories (n, t <= T, D), unscaled: nats per action in its own units."""
+        scaled = torch.from_numpy(((action - self._act_mean) / self._act_std).astype(np.float32)).to(self.device)
+        volume = np.log(self._act_std).sum(dtype=np.float32)  # of a unit cube of scaled actions, once unscaled
+        with torch.inference_mode():
+            return self._mixture(obs_window, goal).log_prob(scaled).cpu().numpy() - volume
+
+    def gating(self, obs_window: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
+        """Probability (n, Z) of every expert after histories (n, t <= T, D), unscaled."""
+        with torch.inference_mode():
+            return self._mixture(obs_window, goal).log_gating.exp().cpu().numpy()
+
+    def expert_means(self, obs_window: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
+        """Mean action (n, Z, A) of every expert after histories (n, t <= T, D), unscaled."""
+        with torch.inference_mode():
+            return self._mixture(obs_window, goal).mean.cpu().numpy() * self._act_std + self._act_mean
+
+    def _mixture(self, obs_window: np.ndarray, goal: np.ndarray | None) -> Mixture:
+        n, t, d = obs_window.shape
+        window = self.method.gpt_config.window
+        if not 1 <= t <= window or d != self.method.shape.obs:
+            raise UserError(
+                f"histories must have shape (n, 1 ... {window}, {self.method.shape.obs}), got {obs_window.shape}"
+            )
+        padded = np.zeros((n, window, d), np.float32)
+        padded[:, :t] = (obs_window - self._mean) / self._std
+        obs, last = (torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1)))
+        scaled_goal = self._scaled(goal)
+        mixture = self.method.mixture(obs, last, None if scaled_goal is None else scaled_goal.to(self.device))
+        if mixture is None:
+            raise UserError(f"{type(self.method).__name__} is no mixture: its density has no closed form")
+        return mixture
 
     def _forward(self, window: np.ndarray, last: np.ndarray, noise: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         inputs = [torch.from_numpy(x) for x in (window, last, noise, uniform)]

@@ -22,6 +22,11 @@ Differences from the reference:
    behaviours.
 8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
 9. Hidden layers of the heads start orthogonal with gain sqrt(2), the usual one for rectifiers (the reference: 0.01).
+10. `gating_lr`: learning rate of the gating in units of the experts'. While all experts are still broad and close together,
+   the responsibilities say little, and a gating that follows them at once turns an accident of the first means into weights:
+   what an expert of large weight covers repels all others, and they share modes. A gating ten times slower than the experts
+   stays near uniform until they are apart; on the toy it covers all modes where a fast one loses some (docs/toy.md). The
+   reference's toy has 0.2, its other tasks 1.
 """
 
 from __future__ import annotations
@@ -31,9 +36,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods._mixture import Mixture, MixtureTransformer, choose
+from methods._mixture import Mixture, MixtureTransformer
+from methods._mixture_policy import MixturePolicy
 from methods._transformer import GPTConfig
-from methods.base import Batch, Method, Phase, Shape, Teacher
+from methods.base import Batch, Phase, Shape, Teacher
 from methods.scaler import Scaler
 
 
@@ -42,6 +48,7 @@ class VddConfig:
     """level_min, level_max: range of the noise level (VE: sigma; VP: 0-based step, both ends included).
 
     uniform_share: share of every expert's weight in the update that does not depend on the gating (difference 7).
+    gating_lr: learning rate of the gating in units of the experts' (difference 10).
     warm_start: the state encoder starts from the teacher's (difference 8).
     """
 
@@ -51,6 +58,7 @@ class VddConfig:
     samples: int
     expert_steps: int
     gating_steps: int
+    gating_lr: float
     learn_gating: bool
     rescale: bool
     uniform_share: float
@@ -62,7 +70,7 @@ class VddConfig:
     init_mean: float
 
 
-class Vdd(Method):
+class Vdd(MixturePolicy):
     """Mixture of experts distilled from any teacher that gives a score."""
 
     Config = VddConfig
@@ -81,11 +89,11 @@ class Vdd(Method):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """M-step of the experts (with the backbone), then the gating on detached features."""
-        experts = (*self.net.backbone.parameters(), *self.net.features.parameters())
-        experts += (*self.net.mean.parameters(), *self.net.cov.parameters())
-        phases: tuple[Phase, ...] = (Phase("experts", experts, self.config.expert_steps),)
+        phases: tuple[Phase, ...] = (Phase("experts", self.net.expert_parameters(), self.config.expert_steps),)
         if self.config.learn_gating:
-            phases += (Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps),)
+            phases += (
+                Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps, self.config.gating_lr),
+            )
         return phases
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,18 +134,3 @@ class Vdd(Method):
             mean, std = self.net.experts_of(h)
             target = Mixture(self.net.log_gating(h), mean, std).log_responsibilities(batch.action).exp()  # (B, Z)
         return -(target * self.net.log_gating(h.detach())).sum(-1).mean(), {}
-
-    @torch.no_grad()
-    def validation_loss(self, batch: Batch) -> Tensor:
-        """Negative log-likelihood of held-out actions, in nats per scaled action."""
-        return -self.net(batch.obs, batch.last, batch.goal).log_prob(batch.action).mean()
-
-    @property
-    def noise_dim(self) -> int:
-        return 0
-
-    def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
-        """Mean of the expert drawn from the gating (the reference's choice too: the std holds the teacher's smoothing)."""
-        h = self.net.hidden(obs, last, goal)
-        index = choose(self.net.log_gating(h), uniform)[:, None, None].expand(-1, 1, self.shape.act)
-        return self.net.means_of(h).gather(1, index)[:, 0]

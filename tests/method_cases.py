@@ -18,7 +18,11 @@ from methods.base import Method, Shape
 from methods.scaler import Scaler
 
 SUITES = load_suites()
-METHODS = [name for name, block in SUITES.methods.items() if block["role"] != "one_step"]
+METHODS = [
+    name
+    for name, block in SUITES.methods.items()
+    if block["role"] != "one_step" and "avoiding" in block.get("tasks", ["avoiding"])
+]
 GPT = GPTConfig(layers=2, heads=2, embed=16, window=3)
 SHAPE = Shape(obs=4, act=2)
 

@@ -59,6 +59,38 @@ def test_order_respects_needs_whatever_the_order_asked_for(tmp_path):
         assert next(c for c in made.cells if c.method == "beso").requested
 
 
+def test_another_teacher_is_needed_and_told_apart(tmp_path):
+    usual = make(tmp_path, ["beso", "vdd_ve"], [0, 1])
+    other = make(tmp_path, ["beso", "vdd_ve"], [0, 1], teacher="mode")
+    assert keys(other) == ["avoiding/beso/0", "avoiding/mode/0", "avoiding/vdd_ve/0", "avoiding/vdd_ve/1"]
+    student = other.cells[-1]
+    assert student.needs == ("avoiding/mode/0",) and student.config["teacher"] == {"method": "mode"}
+    assert student.config_hash != usual.cells[-1].config_hash
+    assert other.cells[0].config_hash == usual.cells[0].config_hash
+    write_record(usual.out, "avoiding", "vdd_ve", 0, config_hash=usual.cells[1].config_hash)
+    with pytest.raises(UserError, match="--overwrite"):
+        plan.settle(make(tmp_path, ["vdd_ve"], teacher="mode"), overwrite=False)
+
+
+def test_the_usual_teacher_by_name_changes_nothing(tmp_path):
+    named, usual = make(tmp_path, ["vdd_ve", "cd"], teacher="beso"), make(tmp_path, ["vdd_ve", "cd"])
+    assert [c.config_hash for c in named.cells] == [c.config_hash for c in usual.cells]
+
+
+@pytest.mark.parametrize(
+    ("methods", "teacher", "says"),
+    [
+        (["cd"], "mode", "cd cannot distil it .cd distils beso; ctm distils beso; .*vdd_ve distils beso or mode"),
+        (["vdd_ve"], "ddpm", "vdd_ve cannot distil it"),
+        (["ve1"], "beso", "no student among"),
+        (["vdd_ve"], "vdd_vp", "unknown teacher"),
+    ],
+)
+def test_pairs_without_sense_are_refused(tmp_path, methods, teacher, says):
+    with pytest.raises(UserError, match=says):
+        make(tmp_path, methods, teacher=teacher)
+
+
 def test_a_circle_is_an_error(tmp_path):
     a, b = make(tmp_path, ["vdd_ve"]).cells
     with pytest.raises(ValueError, match="need one another"):

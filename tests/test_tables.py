@@ -138,3 +138,13 @@ def test_saved_plan_of_another_shape_is_named(out):
     (out / "plans" / "x.json").write_text("[]")
     with pytest.raises(UserError, match=r"x\.json"):
         plan.saved_cells(out)
+
+
+def test_another_teacher_is_named(tmp_path):
+    config = {"gpt": {}, "hyper": {}, "train": {}, "eval": {"rollouts": 2}, "teacher": {"method": "mode"}}
+    given = {"cell": "avoiding/mode/0", "origin": "trained", "sha256": "s"}
+    write_record(tmp_path, "avoiding", "vdd_ve", 0, teacher=given, config=config)
+    table = one(tmp_path, "1a")
+    assert table.entries["avoiding"]["vdd_ve"].teacher == "mode trained"
+    for form in ("md", "latex", "text"):
+        assert "distils mode, not its usual teacher" in table_text.table_text(table, form)
