@@ -176,8 +176,9 @@ class Trainer:
         """One iteration: every phase, `repeats` times, each on a new minibatch; then the weight average."""
         factor = learning_rate(self.step, self.config)
         for phase, optimizers in zip(self.phases, self.optimizers, strict=True):
+            started = self.step >= phase.start * self.config.steps
             for group in (g for optimizer in optimizers for g in optimizer.param_groups):
-                group["lr"] = self.config.lr * phase.lr_scale * factor
+                group["lr"] = self.config.lr * factor if started else 0.0
             for _ in range(phase.repeats):
                 index = torch.randint(len(self.data), (self.config.batch,), generator=self.indices)
                 batch = augment(self.data.batch(index), self.config, self.indices)

@@ -43,12 +43,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of one iteration: `repeats` steps, each on a new minibatch, of one optimiser over `parameters`."""
+    """A part of one iteration: `repeats` steps, each on a new minibatch, of one optimiser over `parameters`.
+
+    start: share of the training before which its learning rate is 0 (its loss is computed and plotted all the same).
+    """
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     repeats: int = 1
-    lr_scale: float = 1.0
+    start: float = 0.0
 
 
 class Method(nn.Module):

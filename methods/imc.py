@@ -7,9 +7,9 @@ Blessing et al., *Information Maximizing Curriculum: A Curriculum-Based Approach
 Every expert z has a curriculum p(n | z), a distribution over the training samples (s_n, a_n). With R_z(n) = log N(a_n;
 mu_z(s_n)), the objective  E_p(z) E_p(n|z) [R_z(n)] + eta H(p(n))  keeps the entropy of the samples used by all experts
 together high, and lets each expert ignore what it cannot represent: an expert settles on a mode instead of averaging
-several. Its lower bound, tight for q(z | n) = p(z | n), has the closed-form maximum
+several. Its lower bound, tight for q(z | n) = p(z | n), is maximised by alternating
 
-    log p(n | z) = R_z(n) / eta + log q(z | n) - log sum_m exp(R_z(m) / eta + log q(z | m))
+    log p(n | z) = R_z(n) / eta + log q(z | n) - log sum_m exp(R_z(m) / eta + log q(z | m)),        q(z | n) = p(z | n)
     experts   maximise  sum_n p(n | z) R_z(n)            (weighted maximum likelihood)
     gating    maximise  sum_z p(z) sum_n p(n | z) log pi_z(s_n)       (cross-entropy)
 
@@ -23,14 +23,15 @@ Choices, and differences from ALRhub/imc:
    estimate of the sum over the data set, biased by O(1/B), and exact at full batch. A table over all samples (the
    reference's) would be out of date for shared features after every step, and would need every sample's index and a pass
    over the data.
-3. **q(z | n) is the current model's posterior**, gating included, computed with the experts' own densities. The reference
-   carries the log-weights from one iteration to the next, so that they harden without end.
+3. **The bound is tightened anew for every minibatch**, `curriculum_steps` times from q = 1/Z, so that experts compete by
+   what they represent alone. The reference carries the log-weights from one iteration to the next, one tightening each.
+   Measured on the human Avoiding demonstrations (4,000 iterations, one seed): one tightening from the model's posterior,
+   gating included, leaves one or two experts with everything (entropy 0.14 at success 0.92); ten from 1/Z give 0.90 at 0.87.
 4. p(z) = 1 / Z: every expert has a full curriculum in each step, so that none starves. (The optimal p(z) starves experts
    that are behind: rich get richer.)
-5. **The experts' std is fixed** (`std`; the reference: 1), not learned. With a learned one the curriculum feeds back: for
+5. **The experts' std is fixed** (`std`; 1, the reference's), not learned. With a learned one the curriculum feeds back: for
    Gaussian data of variance v, one round gives 1 / std'^2 = 1 / v + 1 / (eta std^2), which shrinks to 0 for every eta <= 1
-   (Table 4 has eta = 1). eta std^2 is what decides how far apart two actions are before an expert must choose; std = 0.3 of
-   the data's spread, since 1 does not separate two behaviours that are a standard deviation of the actions apart.
+   (Table 4 has eta = 1). eta std^2 is how far an action may be from an expert's before the expert ignores it.
 6. The gating is trained along with the experts, on the joint p(z) p(n | z), and its gradient ends at the backbone, which
    belongs to the experts (as in VDD); the reference fits a separate network afterwards, to q(z | n) of all samples alike.
 7. Acts with the mean of a drawn expert, as the reference.
@@ -38,6 +39,7 @@ Choices, and differences from ALRhub/imc:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,10 +55,12 @@ from methods.scaler import Scaler
 @dataclass(frozen=True)
 class ImcConfig:
     """components = experts; eta = pacing of the curricula (small: few samples, those that an expert models best);
-    std = standard deviation of every expert, init_mean = bound of the first means, in units of scaled actions."""
+    curriculum_steps = tightenings of the bound a minibatch; std = standard deviation of every expert, init_mean = bound of
+    the first means, in units of scaled actions."""
 
     components: int
     eta: float
+    curriculum_steps: int
     std: float
     hidden: int
     gating_hidden: int
@@ -65,6 +69,8 @@ class ImcConfig:
     def __post_init__(self) -> None:
         if not (self.eta > 0 and self.std > 0):
             raise ValueError(f"eta and std must be positive, got {self.eta} and {self.std}")
+        if self.curriculum_steps < 1:
+            raise ValueError(f"curriculum_steps must be at least 1, got {self.curriculum_steps}")
 
 
 class Imc(MixturePolicy):
@@ -97,5 +103,9 @@ class Imc(MixturePolicy):
     @torch.no_grad()
     def curricula(self, mixture: Mixture, action: Tensor) -> Tensor:
         """p(n | z): (B, Z), every column sums to one."""
-        reward = mixture.expert_log_prob(action) / self.config.eta + mixture.log_responsibilities(action)
-        return torch.softmax(reward, 0)
+        reward = mixture.expert_log_prob(action) / self.config.eta
+        log_posterior = torch.full_like(reward, -math.log(reward.shape[1]))  # log q(z | n)
+        for _ in range(self.config.curriculum_steps):
+            log_curriculum = torch.log_softmax(reward + log_posterior, 0)
+            log_posterior = torch.log_softmax(log_curriculum, 1)  # p(z | n), p(z) being uniform
+        return log_curriculum.exp()

@@ -22,11 +22,11 @@ Differences from the reference:
    behaviours.
 8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
 9. Hidden layers of the heads start orthogonal with gain sqrt(2), the usual one for rectifiers (the reference: 0.01).
-10. `gating_lr`: learning rate of the gating in units of the experts'. While all experts are still broad and close together,
-   the responsibilities say little, and a gating that follows them at once turns an accident of the first means into weights:
-   what an expert of large weight covers repels all others, and they share modes. A gating ten times slower than the experts
-   stays near uniform until they are apart; on the toy it covers all modes where a fast one loses some (docs/toy.md). The
-   reference's toy has 0.2, its other tasks 1.
+10. `gating_start`: share of the training in which the gating stays as it began, near uniform. While all experts are broad and lie
+   on one another, the responsibilities only say which of them is a little closer to many samples; a gating that learns then
+   turns an accident of the first means into weights, and what an expert of large weight covers repels all others. On the toy
+   that, and experts that start broader than the modes are apart, is why the result depends on the seed (docs/toy.md). 0 as
+   the reference, whose toy instead has a gating five times slower than the experts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class VddConfig:
     """level_min, level_max: range of the noise level (VE: sigma; VP: 0-based step, both ends included).
 
     uniform_share: share of every expert's weight in the update that does not depend on the gating (difference 7).
-    gating_lr: learning rate of the gating in units of the experts' (difference 10).
+    gating_start: share of the training before which the gating does not learn (difference 10).
     warm_start: the state encoder starts from the teacher's (difference 8).
     """
 
@@ -58,7 +58,7 @@ class VddConfig:
     samples: int
     expert_steps: int
     gating_steps: int
-    gating_lr: float
+    gating_start: float
     learn_gating: bool
     rescale: bool
     uniform_share: float
@@ -68,6 +68,10 @@ class VddConfig:
     init_std: float
     min_std: float
     init_mean: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gating_start < 1:
+            raise ValueError(f"gating_start must be at least 0 and below 1, got {self.gating_start}")
 
 
 class Vdd(MixturePolicy):
@@ -91,9 +95,8 @@ class Vdd(MixturePolicy):
         """M-step of the experts (with the backbone), then the gating on detached features."""
         phases: tuple[Phase, ...] = (Phase("experts", self.net.expert_parameters(), self.config.expert_steps),)
         if self.config.learn_gating:
-            phases += (
-                Phase("gating", tuple(self.net.gating.parameters()), self.config.gating_steps, self.config.gating_lr),
-            )
+            gating = tuple(self.net.gating.parameters())
+            phases += (Phase("gating", gating, self.config.gating_steps, self.config.gating_start),)
         return phases
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:

@@ -52,15 +52,28 @@ def test_imc_curricula_are_distributions_over_the_samples():
     torch.testing.assert_close(p.sum(0), torch.ones(8).double())
 
 
-def test_imc_curriculum_is_the_closed_form():
-    method = build("imc", components=2, eta=2.0)
+def objective(p: torch.Tensor, reward: torch.Tensor) -> float:
+    """E_p(z) E_p(n|z) [R / eta] + H(p(n)) with p(z) = 1 / Z, for curricula p and rewards R / eta, both (B, Z)."""
+    used = p.mean(1)
+    return ((p * reward).sum(0).mean() - torch.xlogy(used, used).sum()).item()
+
+
+def test_imc_first_curriculum_is_the_closed_form():
+    method = build("imc", components=2, eta=2.0, curriculum_steps=1)
     action = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
     mean = torch.tensor([[0.0, 0.0], [0.5, 1.0]]).expand(3, 2, 2)
     mixture = Mixture(torch.tensor([0.3, 0.7]).log().expand(3, 2), mean, torch.full((3, 2, 2), 0.5))
-    density = torch.exp(-((action[:, None] - mean) ** 2).sum(-1) / 0.5) / (2 * torch.pi * 0.25)
-    joint = torch.tensor([0.3, 0.7]) * density
-    expected = density**0.5 * joint / joint.sum(1, keepdim=True)
-    torch.testing.assert_close(method.curricula(mixture, action), expected / expected.sum(0), rtol=1e-4, atol=1e-6)
+    weight = torch.exp(-((action[:, None] - mean) ** 2).sum(-1) / 0.5) ** 0.5  # density to the power 1 / eta
+    torch.testing.assert_close(method.curricula(mixture, action), weight / weight.sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_imc_each_tightening_raises_the_objective():
+    batch = fixed_batch()
+    methods = [build("imc", curriculum_steps=steps, std=0.5).double() for steps in (1, 2, 3, 5, 10, 40)]
+    mixture = methods[0].mixture(batch.obs, batch.last)
+    reward = mixture.expert_log_prob(batch.action) / methods[0].config.eta
+    values = [objective(m.curricula(mixture, batch.action), reward) for m in methods]
+    assert all(b >= a - 1e-12 for a, b in itertools.pairwise(values)) and values[-1] > values[0]
 
 
 def test_imc_a_large_eta_uses_all_samples_a_small_one_few():

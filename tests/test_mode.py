@@ -19,7 +19,9 @@ def diverse(**hyper) -> Mode:
     g = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for block in mode.net.mode_blocks():
-            block.router[-1].weight.mul_(30)
+            for layer in (mode.net.level.first, block.router[0], block.router[-1]):
+                for p in layer.parameters():
+                    p.copy_(torch.randn(p.shape, generator=g))
             for expert in block.experts:
                 for p in expert.parameters():
                     p.copy_(0.3 * torch.randn(p.shape, generator=g))
