@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness import cli
 from harness.config import resolve
@@ -27,7 +28,7 @@ from methods.policy import Policy
 from methods.scaler import Scaler
 
 SUITES = load_suites()
-PARTS = ("env", "train", "act")
+PARTS = ("env", "train", "act", "mode")
 BURST = 20  # actions a turn in bench_act
 
 
@@ -132,6 +133,30 @@ def burst(policy: Policy, obs: np.ndarray) -> None:
         policy.act(obs)
 
 
+def bench_mode(task: str, rounds: int) -> None:
+    """MoDE with and without cached experts, beside one dense MLP of as many active parameters: one action for one state.
+
+    FLOPs are those of PyTorch's counter: two for each multiply-and-add of its matrix products.
+    """
+    hyper = resolve(SUITES, task, "mode", "standard")["hyper"]
+    dense = {"experts": 1, "top_k": 1, "expert_ratio": hyper["top_k"] * hyper["expert_ratio"]}
+    policies = {"cached": Policy(build(task, "mode")), "uncached": Policy(build(task, "mode"))}
+    policies["dense"] = Policy(build(task, "mode", **dense))
+    policies["uncached"].method.train().eval()  # drops the cache
+    obs = np.zeros((1, SUITES.tasks[task]["obs_dim"]), np.float32)
+    for policy in policies.values():
+        policy.reset([0])
+    seconds = interleaved({name: functools.partial(burst, p, obs) for name, p in policies.items()}, rounds)
+    print(f"\nMoDE, act for one state, {task}, {hyper['sampling_steps']} steps, {torch.get_num_threads()} thread(s)")
+    for name, policy in policies.items():
+        counter = FlopCounterMode(display=False)
+        with counter:
+            policy.act(obs)
+        size = sum(p.numel() for p in policy.method.parameters())
+        flops = counter.get_total_flops() / 1e6
+        print(f"  {name:15s} {seconds[name] / BURST * 1e3:8.3f} ms   {flops:8.1f} MFLOP   {size:,} parameters")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m harness bench", description="How fast the parts are, measured side by side.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
@@ -152,6 +177,8 @@ def main(argv: list[str] | None = None) -> int:
             bench_env(args.task, args.rounds)
         elif part == "train":
             bench_train(args.task, args.rounds, args.batch)
+        elif part == "mode":
+            bench_mode(args.task, args.rounds)
         else:
             bench_act(args.task, args.rounds)
     return 0

@@ -260,6 +260,10 @@ class Mode(Teacher):
         """(D(a; sigma) - a) / sigma^2."""
         return (self.denoise(noised, level, context, last) - noised) / level[..., None] ** 2
 
+    def flow_range(self) -> tuple[float, float] | None:
+        """All trained levels; None for one step, whose action does not follow the flow."""
+        return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
+
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
         return low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)
 

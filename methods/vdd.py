@@ -22,11 +22,11 @@ Differences from the reference:
    behaviours.
 8. `warm_start`: the state encoder starts from the teacher's, which has the same sizes (Table 4); CD starts so as well.
 9. Hidden layers of the heads start orthogonal with gain sqrt(2), the usual one for rectifiers (the reference: 0.01).
-10. `gating_start`: share of the training in which the gating stays as it began, near uniform. While all experts are broad and lie
-   on one another, the responsibilities only say which of them is a little closer to many samples; a gating that learns then
-   turns an accident of the first means into weights, and what an expert of large weight covers repels all others. On the toy
-   that, and experts that start broader than the modes are apart, is why the result depends on the seed (docs/toy.md). 0 as
-   the reference, whose toy instead has a gating five times slower than the experts.
+10. `gating_start`: share of the training in which the gating stays as it began, near uniform. While all experts are broad
+   and lie on one another, the responsibilities only say which of them is a little closer to many samples; a gating that
+   learns then turns an accident of the first means into weights, and what an expert of large weight covers repels all
+   others. On the toy that, and experts that start broader than the modes are apart, is why the result depends on the seed
+   (docs/toy.md). 0 as the reference, whose toy instead has a gating five times slower than the experts.
 """
 
 from __future__ import annotations

@@ -45,6 +45,15 @@ def test_train_prints_a_ratio_for_every_trained_method(capsys, monkeypatch):
     assert re.search(r"beso .* 1\.00 x beso", shown)
 
 
+def test_mode_with_a_cache_does_less(capsys):
+    assert verb("bench", "mode", "--rounds", "1") == 0
+    flops = {
+        what: float(n) for what, n in re.findall(r"^  (\S+) .* ([\d.]+) MFLOP", capsys.readouterr().out, re.MULTILINE)
+    }
+    assert set(flops) == {"cached", "uncached", "dense"}
+    assert flops["cached"] < flops["uncached"]
+
+
 def test_alternatives_are_timed_in_turn():
     calls = []
     seconds = bench.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, burn_in=1)

@@ -135,7 +135,10 @@ def test_ddpm_levels_are_the_trained_ones_at_their_sigmas():
     assert 0 < between < 1
 
 
-@pytest.mark.parametrize("name, kind", [("beso", "flow"), ("ddpm", "flow"), ("vdd_ve", "exact"), ("cd", None)])
+@pytest.mark.parametrize("name, kind", [
+    ("beso", "flow"), ("ddpm", "flow"), ("mode", "flow"),
+    ("vdd_ve", "exact"), ("em", "exact"), ("imc", "exact"), ("cd", None), ("ctm", None),
+])  # fmt: skip
 def test_likelihood_of_a_method(name, kind):
     method, data = build(name), windows(20)
     found, pace = likelihood(method, data, 3)

@@ -81,6 +81,32 @@ def test_cosine_schedule_equals_the_measured_one():
     torch.testing.assert_close((1 - cosine_alphas_bar(8)).sqrt().float(), torch.tensor(expected), atol=6e-4, rtol=0)
 
 
+@pytest.mark.parametrize("steps", [8, 16])
+def test_vp_noise_of_the_chain_has_the_marginals_that_training_draws(steps):
+    """x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) n, step after step, against what the loss adds to an action at once."""
+    bar = cosine_alphas_bar(steps)
+    betas = 1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])
+    mean, variance = bar.new_ones(()), bar.new_zeros(())  # of x_t for x_0 = 1
+    for t in range(steps):
+        mean, variance = (1 - betas[t]).sqrt() * mean, (1 - betas[t]) * variance + betas[t]
+        torch.testing.assert_close(mean, bar[t].sqrt(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(variance, 1 - bar[t], atol=1e-6, rtol=1e-5)
+    seen = {}
+
+    def estimate(noised, t, context, last):
+        seen["noised"], seen["t"] = noised, t
+        return torch.zeros_like(noised)
+
+    method = build("ddpm", timesteps=steps)
+    method.noise_estimate = estimate
+    torch.manual_seed(0)
+    method.loss(Batch(torch.zeros(8000, 3, 4), torch.zeros(8000).long(), torch.ones(8000, 2)), "train")
+    for t in range(steps):
+        x = seen["noised"][seen["t"] == t]
+        torch.testing.assert_close(x.mean(), bar[t].sqrt().float(), atol=0.06, rtol=0)
+        torch.testing.assert_close(x.var(), (1 - bar[t]).float(), atol=0.06, rtol=0)
+
+
 @pytest.mark.parametrize("sigma", [1e-3, 0.1, 1.0, 80.0])
 def test_edm_preconditioning_at_both_ends(sigma):
     beso = build("beso")
