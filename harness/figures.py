@@ -32,12 +32,14 @@ SHARES = (0.0, 0.05, 0.15, 0.4, 1.0)  # of the iterations: one panel each
 EXTENT = 3.6
 
 
-def build(suites: Any, name: str, scaler: Any, teacher: Method | None = None) -> tuple[Method, TrainConfig]:
-    """A method of the toy with fresh weights, and how it is trained."""
+def build(
+    suites: Any, name: str, scaler: Any, teacher: Method | None = None, **hyper: object
+) -> tuple[Method, TrainConfig]:
+    """A method of the toy with fresh weights, and how it is trained; `hyper` replaces values of the suite."""
     config = resolve(suites, "toy", name, "quick")
     block, cls = suites.tasks["toy"], resolve_class(suites.methods[name]["class"])
     shape = Shape(block["obs_dim"], block["act_dim"], block["goal_tokens"])
-    method = cls(cls.Config(**config["hyper"]), shape, GPTConfig(**config["gpt"]), scaler, teacher)
+    method = cls(cls.Config(**{**config["hyper"], **hyper}), shape, GPTConfig(**config["gpt"]), scaler, teacher)
     return method, TrainConfig(**config["train"])
 
 

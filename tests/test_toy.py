@@ -89,13 +89,41 @@ def test_exact_is_for_the_toy_alone(tmp_path):
         build_plan(SUITES, request, {"avoiding": Data("scripted", "i")}, 1)
 
 
-@pytest.mark.parametrize("seed", [0, 2])  # a gating as fast as the experts loses modes with these
-def test_vdd_covers_all_modes(seed):
+def trained(name, seed, steps=None, **hyper):
+    """A method of the toy after its training, or `steps` of it."""
     own = scaler()
     torch.manual_seed(seed)
-    method, config = build(SUITES, "vdd_ve", own, build(SUITES, "exact", own)[0])
+    teacher = build(SUITES, "exact", own)[0] if name == "vdd_ve" else None
+    method, config = build(SUITES, name, own, teacher, **hyper)
     run = Trainer(method.train(), samples(4000, own), samples(8, own), config, seed)
-    for _ in range(config.steps):
+    for _ in range(steps or config.steps):
         run.iterate()
+    return method.eval()
+
+
+@pytest.mark.parametrize("seed, learned", [(0, True), (1, False)])  # with wide or early starts these lose modes
+def test_vdd_covers_all_modes(seed, learned):
+    method = trained("vdd_ve", seed, learn_gating=learned)
     metrics = toy.ToyBatch.extra_metrics(FirstAction(method, np.zeros(1, np.float32)))
     assert metrics["modes_covered"] == 8 and metrics["kl_reverse"] < 0.01
+
+
+def test_imc_experts_concentrate_on_one_mode_where_ems_share_several():
+    """Three experts for eight modes: the largest share that one mode has in what an expert learns from."""
+    points, mode = toy.sample(np.random.default_rng(5), 2000)
+    shares = {}
+    for name in ("imc", "em"):
+        method = trained(name, 0, steps=500, components=3)
+        action = method.scaler.scale_act(torch.from_numpy(points).float())
+        with torch.no_grad():
+            mixture = method.mixture(torch.zeros(2000, 1, 1), torch.zeros(2000, dtype=torch.long))
+            weight = (method.curricula if name == "imc" else method.e_step)(mixture, action)  # (N, Z)
+        weight = (weight / weight.sum(0)).numpy()
+        shares[name] = [np.bincount(mode, weights=w, minlength=8).max() for w in weight.T]
+    assert min(shares["imc"]) > 0.6 and max(shares["em"]) < 0.5
+
+
+def test_em_reaches_the_exact_density():
+    method = trained("em", 0)
+    metrics = toy.ToyBatch.extra_metrics(FirstAction(method, np.zeros(1, np.float32)))
+    assert 0 < metrics["kl_forward"] < 0.02
