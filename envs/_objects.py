@@ -32,6 +32,43 @@ def add_box(
     return body
 
 
+def contacts_as_recorded(spec: mujoco.MjSpec, loose: Sequence[str]) -> None:
+    """Makes contacts of the loose boxes what they were in MuJoCo 2.3, with which the original runs.
+
+    Two things changed since: 2.3 reported half the depth where a face of one box meets another box, so that such contacts
+    were softer and rested twice as deep; and it knew only one way to collide a rod with a box, with one contact point. The
+    first is undone by pairs whose stiffness is halved and whose impedance takes twice as deep to rise, which gives the same
+    forces at the same depth; the second by switching the newer ways off. To be called when all but the robot is there.
+    """
+    off = mujoco.mjtDisableBit
+    spec.option.disableflags |= off.mjDSBL_NATIVECCD.value | off.mjDSBL_MULTICCD.value
+    boxes = [
+        (body, geom) for body in spec.bodies for geom in body.geoms
+        if geom.type == mujoco.mjtGeom.mjGEOM_BOX and geom.contype and geom.conaffinity
+    ]  # fmt: skip
+    for n, (body, geom) in enumerate(boxes):
+        for other_body, other in boxes[:n]:
+            if body.name != other_body.name and (body.name in loose or other_body.name in loose):
+                _add_halved_pair(spec, other, geom)
+
+
+def _add_halved_pair(spec: mujoco.MjSpec, a: mujoco.MjsGeom, b: mujoco.MjsGeom) -> None:
+    """A contact pair with MuJoCo's mixture of the parameters of a and b, for depths that count half."""
+    if a.priority != b.priority:
+        chosen = a if a.priority > b.priority else b
+        condim, friction, solref, solimp = chosen.condim, chosen.friction, chosen.solref, chosen.solimp
+    else:
+        condim, friction = max(a.condim, b.condim), np.maximum(a.friction, b.friction)
+        solref, solimp = (a.solref + b.solref) / 2, (a.solimp + b.solimp) / 2
+    if min(a.solref) <= 0 or min(b.solref) <= 0 or a.margin or b.margin:
+        raise ValueError(f"{a.name}, {b.name}: only contacts with a time constant and without margin are known here")
+    slide, spin, roll = friction
+    spec.add_pair(
+        geomname1=a.name, geomname2=b.name, condim=condim, friction=[slide, slide, spin, roll, roll],
+        solref=[solref[0], solref[1] * np.sqrt(2.0)], solimp=[*solimp[:2], 2.0 * solimp[2], *solimp[3:]],
+    )  # fmt: skip
+
+
 def yaw(quat: np.ndarray) -> np.ndarray:
     """(...,) rad: turn about z of quaternions (..., 4) wxyz: the last of the original's Euler angles."""
     w, x, y, z = np.moveaxis(np.asarray(quat, float), -1, 0)

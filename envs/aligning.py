@@ -30,7 +30,7 @@ import mujoco
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
-from envs._objects import ObjectBatch
+from envs._objects import ObjectBatch, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 
 MAX_DISTANCE = 0.018  # m, in space
@@ -98,12 +98,13 @@ class AligningBatch(ObjectBatch):
         tray.add_freejoint(name="aligning_box")
         for name, pos, half, rgb in PARTS:
             contact = BOTTOM if name == "bottom" else {}
-            tray.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=half, rgba=[*rgb, 1.0], **contact)
+            tray.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=half, rgba=[*rgb, 1.0], **contact)
         if visual:
             target = spec.worldbody.add_body(name="target_box")
             for name, pos, half, rgb in PARTS:
                 rgba = [*rgb, 0.3 if name == "bottom" else 0.5]
                 target.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=half, rgba=rgba, contype=0, conaffinity=0)
+        contacts_as_recorded(spec, cls.loose)
         add_robot(spec, rod=True, visual=visual)
         return spec
 
