@@ -36,7 +36,8 @@ Differences from the original
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -44,9 +45,8 @@ import numpy as np
 
 from envs import _joint_control
 from envs._gym import SingleEnv, VectorEnv
+from envs._objects import ObjectBatch, add_box, contacts_as_recorded, tan_yaw
 from envs._panda import add_robot, new_scene
-from envs.base import BatchEnv
-from harness.errors import UserError
 
 # name, half-sizes (m), colour; in the order of observations and recordings
 BOXES = (
@@ -58,128 +58,148 @@ BOX_MASS = 0.05  # kg
 TARGET = (0.5, 0.2)  # m, xy of the target zone's centre
 NEAR = 0.06  # m, in xy from the target's centre: counted as there
 APART = 0.03  # m, smallest difference in height of two stacked boxes
-LETTERS = "rgb"
+LETTERS = np.array(["r", "g", "b"])
 MODES = ("rgb", "rbg", "grb", "gbr", "brg", "bgr")
-# Joints (rad) of the pose that a reset beams the robot to: TCP at (0.52498, 0, 0.30151) m; fingers closed.
-START_JOINTS = np.array([
-    -1.1708457375828848e-08, -0.043618586668494344, 1.3201479763094901e-08, -2.188421166999035,
-    -5.946522359587349e-09, 2.149904161053818, 0.7853981672117105,
+# Joints (rad) and fingers (m), with their rates, after a reset: TCP at (0.52498, 0, 0.30151) m; the fingers start to open.
+START_QPOS = np.array([
+    -1.170804698420485e-08, -0.04361858666682642, 1.320113370884489e-08, -2.1884211669965983, -5.946992024257426e-09,
+    2.149904161055545, 0.78539816824299, 0.00011940184451901097, 0.00011940184454647978,
+])  # fmt: skip
+START_QVEL = np.array([
+    4.103916239970944e-10, 1.667921698763213e-09, -3.460542500119179e-10, 2.4369285256315186e-09,
+    -4.696646700764147e-10, 1.7270198273929076e-09, 1.0312795326562782e-06, 0.11940184451901097, 0.11940184454647977,
 ])  # fmt: skip
 
 
 def update_mode(mode: np.ndarray, boxes: np.ndarray) -> None:
-    """Appends, in mode (n, 3), the nearest box not yet counted that is near the target; boxes (n, 3, 3) xyz in m.
-
-    A mode holds 1, 2, 3 for red, green, blue in the order of arrival, then zeros.
-    """
+    """Appends, in mode (n,) text, the nearest box not yet counted that is near the target; boxes (n, 3, >=2) m."""
     distance = np.linalg.norm(boxes[:, :, :2] - TARGET, axis=2)  # (n, 3)
-    distance[(mode[:, :, None] == np.arange(1, 4)).any(1)] = np.inf
+    distance[np.char.find(mode[:, None], LETTERS) >= 0] = np.inf
     nearest = distance.argmin(1)
-    row = np.flatnonzero(distance[np.arange(len(mode)), nearest] <= NEAR)
-    mode[row, (mode[row] > 0).sum(1)] = nearest[row] + 1
+    rows = np.flatnonzero(distance[np.arange(len(mode)), nearest] <= NEAR)
+    mode[rows] = np.char.add(mode[rows], LETTERS[nearest[rows]])
 
 
 def stacked(boxes: np.ndarray) -> np.ndarray:
-    """(n,) bool: success as the original computes it from the boxes' positions (n, 3, 3) in m."""
+    """(n,) bool: success as the original computes it from the boxes' positions (n, 3, >=3) in m."""
     near = (np.linalg.norm(boxes[:, :, :2] - TARGET, axis=2) <= NEAR).all(1)
     z = boxes[:, :, 2]
     return near & (np.abs(z - np.roll(z, 1, axis=1)).min(1) > APART)
 
 
-def tan_yaw(quat: np.ndarray) -> np.ndarray:
-    """Tangent of the last Euler angle (the original's convention) of quaternions wxyz (..., 4)."""
-    w, x, y, z = np.moveaxis(quat, -1, 0)
-    s = 2.0 / (quat * quat).sum(-1)
-    m00, m01 = 1.0 - s * (y * y + z * z), s * (x * y - w * z)
-    m10, m11 = s * (x * y + w * z), 1.0 - s * (x * x + z * z)
-    m12, m22 = s * (y * z - w * x), 1.0 - s * (x * x + y * y)
-    upright = np.hypot(m22, m12) > 4.0 * np.finfo(float).eps
-    return np.tan(np.where(upright, -np.arctan2(m01, m00), -np.arctan2(-m10, m11)))
+class StackingBatch(ObjectBatch):
+    """N simulations of Stacking (see `envs.base.BatchEnv` for the interface; set-points are (n, 8)).
 
+    `boxes` (n, 3, 7): poses after the last integration, xyz (m) and quaternion wxyz, as the original reads them;
+    `object_pose` and info's obj_pos are one physics step older, as the recordings hold them, and include the target zone.
+    """
 
-class StackingBatch(BatchEnv):
-    """N simulations of Stacking (see `envs.base.BatchEnv` for the interface; set-points are (n, 8))."""
-
-    obs_dim, act_dim, mode_dim = 20, 8, 3
+    task = "stacking"
+    loose = tuple(name for name, *_ in BOXES)
+    drop_height = 0.0
+    obs_dim, act_dim = 20, 8
     setpoint_dim = 8  # joints 7 (rad), gripper width (m)
+    mode_dtype, first_mode = "<U3", ""
     max_steps = 1000
     substeps = 30
-    start_qpos = np.concatenate([np.tile([0.5, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0], 3), START_JOINTS, [0.0, 0.0]])
-    start_qvel = np.zeros(27)
+    start_qpos, start_qvel = START_QPOS, START_QVEL
+
+    def __init__(
+        self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None,
+        data_root: Path | str | None = None,
+    ):  # fmt: skip
+        super().__init__(num_envs, num_threads, max_steps, data_root)
+        self.boxes = np.zeros((self.num_envs, len(BOXES), 7))
 
     @classmethod
     def build_spec(cls, visual: bool = False) -> mujoco.MjSpec:
         """Table, three boxes, robot without rod; visual: also the target zone."""
         spec = new_scene(visual)
-        for name, size, rgba in BOXES:
-            body = spec.worldbody.add_body(name=name)
-            body.add_freejoint()
-            body.explicitinertial, body.mass = True, BOX_MASS
-            x, y, z = np.square(size)
-            body.inertia = BOX_MASS / 3.0 * np.array([y + z, x + z, x + y])
-            body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=size, rgba=rgba)
+        for name, half, rgba in BOXES:
+            add_box(spec, name, half, rgba, BOX_MASS)
         if visual:
-            spec.worldbody.add_geom(
-                name="target", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[*TARGET, 0], size=[0.05, 0.05, 0.04],
-                rgba=[1, 0.65, 0, 0.3], contype=0, conaffinity=0,
-            )  # fmt: skip
+            add_box(spec, "target_box", (0.05, 0.05, 0.04), (1, 0.65, 0, 0.3), 0.0, (*TARGET, 0), contype=0, conaffinity=0)
+        contacts_as_recorded(spec, cls.loose)
         add_robot(spec, rod=False, visual=visual)
+        _gripper_as_recorded(spec, cls.loose)
         return spec
 
     @staticmethod
     def mode_name(mode_row: Any) -> str:
         """The boxes counted so far, e.g. "gbr" or "g"; "" for none."""
-        if isinstance(mode_row, str):
-            return str(mode_row)
-        return "".join(LETTERS[int(m) - 1] for m in np.asarray(mode_row).reshape(-1) if m > 0)
+        return str(mode_row)
 
     def info(self) -> dict[str, np.ndarray]:
-        """As for every task, with the mode as text, and success_1, success_2 (n,): one and two boxes counted."""
-        mode = np.array([self.mode_name(row) for row in self.mode], "<U3")
-        counted = np.char.str_len(mode)
-        return {**super().info(), "mode": mode, "success_1": counted > 0, "success_2": counted > 1}
-
-    def boxes(self, ids: np.ndarray) -> np.ndarray:
-        """(len(ids), 3, 7): poses of the boxes, xyz (m) and quaternion wxyz."""
-        return np.array([self.sims.data[i].qpos[:21] for i in ids]).reshape(-1, 3, 7)
-
-    def _contexts(self, ids: np.ndarray, contexts: Sequence | None, seeds: Sequence[int] | None) -> None:
-        for n, i in enumerate(ids):
-            self.sims.data[i].qpos[:21] = poses(contexts[n]).reshape(-1)
-        self.setpoint[ids] = [*START_JOINTS, 0.08]  # the reset's single physics step opens the fingers
-        self._advance(ids, 1)
-
-    def _initial_setpoint(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
-        robot = np.array([self.sims.data[i].qpos[21:30] for i in ids]).reshape(-1, 9)
-        return np.concatenate([robot[:, :7], robot[:, 7:].sum(1, keepdims=True)], 1)
+        """As for every task with objects, and success_1, success_2 (n,): at least one and two boxes counted."""
+        found = super().info()
+        counted = np.char.str_len(self.mode)
+        target = np.tile([*TARGET, 0.0], (self.num_envs, 1, 1))
+        found["obj_pos"] = np.concatenate([found["obj_pos"], target], 1)
+        return {**found, "success_1": counted > 0, "success_2": counted > 1}
 
     def _target(self, actions: np.ndarray) -> np.ndarray:
         return np.concatenate([self.setpoint[:, :7] + actions[:, :7], actions[:, 7:]], 1)
 
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
-        boxes = self.boxes(ids)
+        boxes = self.boxes[ids]
         features = np.concatenate([boxes[:, :, :3], tan_yaw(boxes[:, :, 3:])[:, :, None]], 2).reshape(-1, 12)
         return np.concatenate([self.setpoint[ids], features], 1, dtype=np.float32, casting="same_kind")
 
-    def _advance(self, ids: np.ndarray, substeps: int) -> None:
-        self.sims.run(
-            _joint_control.joint_steps, ids, self.sims.robot_qpos, self.sims.robot_qvel, self.setpoint, substeps
-        )
-
     def _finish(self, ids: np.ndarray) -> np.ndarray:
-        return stacked(self.boxes(ids)[:, :, :3])
+        return stacked(self.boxes[ids])
 
     def _update_mode(self, ids: np.ndarray) -> None:
-        boxes = self.boxes(ids)[:, :, :3]
-        self.success[ids] = stacked(boxes)
+        self.success[ids] = stacked(self.boxes[ids])
         mode = self.mode[ids]
-        update_mode(mode, boxes)
+        update_mode(mode, self.boxes[ids])
         self.mode[ids] = mode
 
+    def _first_setpoint(self, ids: np.ndarray) -> None:
+        a = self.sims.robot_qpos
+        for i in ids:
+            qpos = self.sims.data[i].qpos
+            self.setpoint[i] = [*qpos[a : a + 7], qpos[a + 7] + qpos[a + 8]]
 
-def poses(context: Any) -> np.ndarray:
-    """(3, 7) poses (xyz m, quaternion wxyz) of red, green and blue box that a context in the original's form asks for."""
-    return np.array([[p[0], p[1], 0.0, *q] for p, q in context[:3]], float)
+    def _simulate(self, ids: np.ndarray) -> None:
+        self.sims.run(
+            _joint_control.joint_steps, ids, self.sims.robot_qpos, self.sims.robot_qvel, self.setpoint, self.substeps
+        )
+
+    def _read(self, ids: np.ndarray) -> None:
+        super()._read(ids)
+        for i in ids:
+            self.boxes[i] = self.sims.data[i].qpos[:21].reshape(3, 7)
+
+    def _recall(self, i: int, rec: Mapping[str, np.ndarray], row: int) -> None:
+        super()._recall(i, rec, row)
+        self.boxes[i] = rec["qpos"][row, :21].reshape(3, 7)
+
+    def _recall_mode(self, i: int, rec: Mapping[str, np.ndarray], k: int) -> None:
+        self.success[i], self.mode[i] = rec["success"][k - 1], rec["mode"][k - 1]  # the mode remembers everything
+
+
+def _gripper_as_recorded(spec: mujoco.MjSpec, loose: Sequence[str]) -> None:
+    """Makes the gripper's contacts what they were in MuJoCo 2.3 (see `envs._objects.contacts_as_recorded`).
+
+    The finger pads are boxes, so their distance to boxes counted half there: found at 1 mm, it was taken for 0.5 mm and held
+    against the margin of 1 mm. Here: a margin of 2 mm that begins to act at 1 mm. And 2.3 took the larger of two margins,
+    not their sum, which matters where finger meets finger.
+    """
+    pad, box = {"solref": [0.01, 0.5], "solimp": [0.998, 0.999, 0.001]}, {"solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001]}
+    fingers, pads = ("leftfinger", "rightfinger"), ("leftfinger_tip", "rightfinger_tip")
+    for a, b, other, slide in [(p, name, box, 2.0) for p in pads for name in loose] + [(*pads, pad, 2.0)]:
+        (time, ratio), (low, high, width) = np.add(pad["solref"], other["solref"]) / 2, np.add(pad["solimp"], other["solimp"]) / 2
+        spec.add_pair(
+            geomname1=a, geomname2=b, condim=4, friction=[slide, slide, 0.05, 1e-4, 1e-4], margin=0.002, gap=-0.001,
+            solref=[time, ratio * np.sqrt(2.0)], solimp=[low, high, 2.0 * width, 0.5, 2.0],
+        )  # fmt: skip
+    for a, b in (fingers, (fingers[0], pads[1]), (fingers[1], pads[0])):
+        mesh = a == fingers[0] and b == fingers[1]
+        spec.add_pair(
+            geomname1=a, geomname2=b, condim=4, margin=0.001,
+            friction=[1.0, 1.0, 0.005, 1e-4, 1e-4] if mesh else [2.0, 2.0, 0.05, 1e-4, 1e-4],
+            solref=[0.02, 1.0] if mesh else [0.015, 0.75], solimp=[0.998, 0.999, 0.001, 0.5, 2.0],
+        )  # fmt: skip
 
 
 class StackingEnv(SingleEnv):
