@@ -54,7 +54,7 @@ def joint_steps(model, table, ids, qadr, vadr, target, substeps):
 
 IK_STEPS = 8  # at most, each costs one Jacobian; a set-point a few millimetres away needs three
 IK_TOLERANCE = 1e-7  # m and rad
-NULL_SHARE = 0.2  # of the way to the rest posture, a step, in the null space
+NULL_SHARE = 0.05  # of the way to the rest posture, a call, in the null space
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -68,7 +68,7 @@ def joint_targets(q, poses, rest):
     a, lower, error, x, null, quat = np.empty((6, 6)), np.empty((6, 6)), np.empty(6), np.empty(6), np.empty(7), np.empty(4)
     for i in range(q.shape[0]):
         dx, dy = np.cos(0.5 * poses[i, 3]), np.sin(0.5 * poses[i, 3])  # wanted: (0, dx, dy, 0)
-        for _ in range(IK_STEPS):
+        for step in range(IK_STEPS):
             forward(q[i], rotation, jacobian, position)
             to_quaternion(rotation, quat)
             if quat[1] * dx + quat[2] * dy < 0.0:
@@ -82,7 +82,7 @@ def joint_targets(q, poses, rest):
             for k in range(6):
                 largest = max(largest, abs(error[k]))
             for j in range(7):
-                null[j] = NULL_SHARE * (rest[j] - q[i, j])
+                null[j] = NULL_SHARE * (rest[j] - q[i, j]) if step == 0 else 0.0
             for r in range(6):
                 for c in range(r + 1):
                     total = 0.0
