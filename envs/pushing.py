@@ -124,7 +124,7 @@ class PushingBatch(ObjectBatch):
 def plane_observation(setpoint: np.ndarray, tcp: np.ndarray, object_pose: np.ndarray) -> np.ndarray:
     """(n, 4 + 3 k) float32: desired xy, actual xy, then xy and tan(yaw) of each of k cubes."""
     cubes = np.concatenate([object_pose[..., :2], tan_yaw(object_pose[..., 3:])[..., None]], -1)
-    parts = [setpoint[:, :2], tcp[:, :2], cubes.reshape(len(tcp), -1)]
+    parts = [setpoint[:, :2], tcp[:, :2], cubes.reshape(len(tcp), 3 * cubes.shape[1])]
     return np.concatenate(parts, 1, dtype=np.float32, casting="same_kind")
 
 
