@@ -19,10 +19,10 @@ from harness.errors import UserError
 
 def add_box(
     spec: mujoco.MjSpec, name: str, half: Sequence[float], rgba: Sequence[float], mass: float = 0.0,
-    pos: Sequence[float] = (0.0, 0.0, 0.0), **geom: Any,
+    pos: Sequence[float] = (0.0, 0.0, 0.0), quat: Sequence[float] = (1.0, 0.0, 0.0, 0.0), **geom: Any,
 ) -> mujoco.MjsBody:  # fmt: skip
     """A solid box of half-sizes `half` (m). mass (kg) > 0: a loose body; 0: a static one at pos. geom: contact parameters."""
-    body = spec.worldbody.add_body(name=name, pos=pos)
+    body = spec.worldbody.add_body(name=name, pos=pos, quat=quat)
     if mass > 0:
         x, y, z = (float(h) ** 2 for h in half)
         body.explicitinertial = True
@@ -84,6 +84,8 @@ def tan_yaw(quat: np.ndarray) -> np.ndarray:
 class ObjectBatch(BatchEnv):
     """A task whose objects start where a context says. Adds `object_pose` (n, k, 7) m and wxyz, and info's obj_pos (n, k, 3).
 
+    As the original reads them, a loose object's pose is the newest (its joint), the tool's is 1 ms older (see `envs._sim`).
+
     data_root: where the original's evaluation contexts may lie (see `envs.contexts`); default `$VDD_DATA_ROOT`.
     """
 
@@ -101,9 +103,10 @@ class ObjectBatch(BatchEnv):
         model = self.sims.model
         self._bodies = np.array([model.body(name).id for name in self.loose])
         self._joints = np.array([model.joint(name).qposadr[0] for name in self.loose])
+        self._pose_index = self._joints[:, None] + np.arange(7)  # (loose, 7) into qpos
         self._contexts_found: context_files.Contexts | None = None
         self._data_root = data_root
-        self._views = [(d.xpos, d.xquat) for d in self.sims.data]
+        self._views = [(d.qpos, d.xpos) for d in self.sims.data]
         self.object_pose = np.zeros((self.num_envs, len(self.loose) + len(self.moved), 7))
         self.context = np.zeros_like(self.object_pose)  # poses at the reset
 
@@ -115,8 +118,11 @@ class ObjectBatch(BatchEnv):
         return self._contexts_found
 
     def info(self) -> dict[str, np.ndarray]:
-        """That of `BatchEnv` and obj_pos (n, k, 3) m after the last physics."""
-        return {**super().info(), "obj_pos": self.object_pose[..., :3].copy()}
+        """That of `BatchEnv` and obj_pos (n, k, 3) m, of the same instant as tcp_pos: 1 ms before `object_pose`."""
+        found = self.object_pose[..., :3].copy()
+        for i, (_, xpos) in enumerate(self._views):
+            found[i, : len(self.loose)] = xpos[self._bodies]
+        return {**super().info(), "obj_pos": found}
 
     def scene_poses(self, i: int) -> dict[str, np.ndarray]:
         """Poses (7,) of the bodies that only a context moves, by name; for pictures."""
@@ -157,14 +163,12 @@ class ObjectBatch(BatchEnv):
 
     def _read(self, ids: np.ndarray) -> None:
         super()._read(ids)
-        k, bodies = len(self.loose), self._bodies
         for i in ids:
-            xpos, xquat = self._views[i]
-            self.object_pose[i, :k, :3], self.object_pose[i, :k, 3:] = xpos[bodies], xquat[bodies]
+            self.object_pose[i, : len(self.loose)] = self._views[i][0][self._pose_index]
 
     def _recall(self, i: int, rec: Mapping[str, np.ndarray], row: int) -> None:
         super()._recall(i, rec, row)
-        self.object_pose[i] = rec["obj_pose"][row, : self.object_pose.shape[1]]
+        self.object_pose[i, : len(self.loose)] = rec["qpos"][row][self._pose_index]
 
     def _recall_scene(self, i: int, rec: Mapping[str, np.ndarray]) -> None:
         self.context[i] = rec["obj_pose"][0, : self.context.shape[1]]

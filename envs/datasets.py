@@ -155,7 +155,11 @@ class Scripted:
     episodes: int
 
 
-SCRIPTED = {"avoiding": Scripted("envs.demonstrators.avoiding", 96), "toy": Scripted("envs.demonstrators.toy", 4000)}
+SCRIPTED = {
+    "avoiding": Scripted("envs.demonstrators.avoiding", 96),
+    "stacking": Scripted("envs.demonstrators.stacking", 1095),
+    "toy": Scripted("envs.demonstrators.toy", 4000),
+}
 
 
 def identify(task: str, data_root: Path | str | None = None, seed: int = 0) -> tuple[str, str]:

@@ -37,7 +37,6 @@ Differences from the original
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -90,8 +89,7 @@ def stacked(boxes: np.ndarray) -> np.ndarray:
 class StackingBatch(ObjectBatch):
     """N simulations of Stacking (see `envs.base.BatchEnv` for the interface; set-points are (n, 8)).
 
-    `boxes` (n, 3, 7): poses after the last integration, xyz (m) and quaternion wxyz, as the original reads them;
-    `object_pose` and info's obj_pos are one physics step older, as the recordings hold them, and include the target zone.
+    info's obj_pos (n, 4, 3) ends with the target zone, as the recordings do.
     """
 
     task = "stacking"
@@ -103,13 +101,6 @@ class StackingBatch(ObjectBatch):
     max_steps = 1000
     substeps = 30
     start_qpos, start_qvel = START_QPOS, START_QVEL
-
-    def __init__(
-        self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None,
-        data_root: Path | str | None = None,
-    ):  # fmt: skip
-        super().__init__(num_envs, num_threads, max_steps, data_root)
-        self.boxes = np.zeros((self.num_envs, len(BOXES), 7))
 
     @classmethod
     def build_spec(cls, visual: bool = False) -> mujoco.MjSpec:
@@ -141,17 +132,17 @@ class StackingBatch(ObjectBatch):
         return np.concatenate([self.setpoint[:, :7] + actions[:, :7], actions[:, 7:]], 1)
 
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
-        boxes = self.boxes[ids]
+        boxes = self.object_pose[ids]
         features = np.concatenate([boxes[:, :, :3], tan_yaw(boxes[:, :, 3:])[:, :, None]], 2).reshape(-1, 12)
         return np.concatenate([self.setpoint[ids], features], 1, dtype=np.float32, casting="same_kind")
 
     def _finish(self, ids: np.ndarray) -> np.ndarray:
-        return stacked(self.boxes[ids])
+        return stacked(self.object_pose[ids])
 
     def _update_mode(self, ids: np.ndarray) -> None:
-        self.success[ids] = stacked(self.boxes[ids])
+        self.success[ids] = stacked(self.object_pose[ids])
         mode = self.mode[ids]
-        update_mode(mode, self.boxes[ids])
+        update_mode(mode, self.object_pose[ids])
         self.mode[ids] = mode
 
     def _first_setpoint(self, ids: np.ndarray) -> None:
@@ -164,15 +155,6 @@ class StackingBatch(ObjectBatch):
         self.sims.run(
             _joint_control.joint_steps, ids, self.sims.robot_qpos, self.sims.robot_qvel, self.setpoint, self.substeps
         )
-
-    def _read(self, ids: np.ndarray) -> None:
-        super()._read(ids)
-        for i in ids:
-            self.boxes[i] = self.sims.data[i].qpos[:21].reshape(3, 7)
-
-    def _recall(self, i: int, rec: Mapping[str, np.ndarray], row: int) -> None:
-        super()._recall(i, rec, row)
-        self.boxes[i] = rec["qpos"][row, :21].reshape(3, 7)
 
     def _recall_mode(self, i: int, rec: Mapping[str, np.ndarray], k: int) -> None:
         self.success[i], self.mode[i] = rec["success"][k - 1], rec["mode"][k - 1]  # the mode remembers everything

@@ -70,20 +70,24 @@ def counts(episodes: int = EPISODES) -> dict[str, int]:
 
 
 def generate(
-    seed: int = 0, progress: Callable[[int, int], None] | None = None, per_mode: dict[str, int] | None = None
-) -> list[Episode]:
+    seed: int = 0, per_mode: dict[str, int] | None = None, progress: Callable[[int, int], None] | None = None,
+    attempts: list[tuple[str, str]] | None = None,
+) -> list[Episode]:  # fmt: skip
     """The demonstrations, in order of `per_mode` (default `counts()`); the same for the same seed.
 
     Each has obs (L, 20) and actions (L, 8) float32: row k is what is known when set-point k is given (desired joints,
     measured gripper width, boxes), action k leads to row k + 1's set-point and is that row's measured width, as in the
-    original's data. context (3, 3): x, y (m), yaw (degrees) of red, green, blue.
+    original's data. context (3, 7): the boxes' poses. attempts: gets (wanted order, shown order, "" for a failure) of every
+    run, if given.
     """
     wanted = [(mode, copy) for mode, n in (per_mode or counts()).items() for copy in range(n)]
     found: list[Episode | None] = [None] * len(wanted)
-    attempts = np.zeros(len(wanted), int)
+    draws = np.zeros(len(wanted), int)
 
     def store(n: int, episode: Episode | None) -> None:
         found[n] = episode
+        if attempts is not None:
+            attempts.append((wanted[n][0], "" if episode is None else episode.mode))
         if progress is not None and episode is not None:
             progress(sum(e is not None for e in found), len(found))
 
@@ -91,12 +95,12 @@ def generate(
         progress(0, len(found))
     while any(episode is None for episode in found):
         slots = [n for n, episode in enumerate(found) if episode is None]
-        if attempts[slots].max() >= MAX_ATTEMPTS:
-            stuck = {wanted[n][0] for n in slots if attempts[n] >= MAX_ATTEMPTS}
+        if draws[slots].max() >= MAX_ATTEMPTS:
+            stuck = {wanted[n][0] for n in slots if draws[n] >= MAX_ATTEMPTS}
             raise RuntimeError(f"no demonstration found for {sorted(stuck)} after {MAX_ATTEMPTS} attempts")
-        run([(wanted[n][0], [seed, *wanted[n][0].encode(), wanted[n][1], int(attempts[n])]) for n in slots],
+        run([(wanted[n][0], [seed, *wanted[n][0].encode(), wanted[n][1], int(draws[n])]) for n in slots],
             lambda k, episode, slots=slots: store(slots[k], episode))  # fmt: skip
-        attempts[slots] += 1
+        draws[slots] += 1
     return [episode for episode in found if episode is not None]
 
 
@@ -128,9 +132,8 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
         if job is not None:
             order, stream = jobs[job]
             rng = np.random.default_rng(stream)
-            context = sample("stacking", rng)[:3]
-            runs[i] = _Run(job, order, context, rng)
-            env.reset([context], ids=[i])
+            env.reset([sample("stacking", rng)], ids=[i])
+            runs[i] = _Run(job, order, env.context[i].copy(), rng)
             joints[i], old[i], older[i], poses[i] = rest, rest, rest, START
         else:
             env.active[i] = False
@@ -142,7 +145,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
             if current is None:
                 continue
             qpos = env.sims.data[i].qpos
-            current.view.boxes, current.view.tool = env.boxes[i].copy(), env.tcp_pos[i].copy()
+            current.view.boxes, current.view.tool = env.object_pose[i].copy(), env.tcp_pos[i].copy()
             current.view.width = float(qpos[a + 7] + qpos[a + 8])
             command = next(current.commands, None)
             if command is None or len(current.rows) > MAX_ROWS:
