@@ -108,17 +108,22 @@ class Hand:
         self.wander *= scale[:, None]
         self.velocity = np.zeros((len(rngs), width))
 
-    def move(self, k: int, tool: np.ndarray, setpoint: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    def move(
+        self, k: int, tool: np.ndarray, setpoint: np.ndarray, velocity: np.ndarray, slack: np.ndarray | float = 0.0
+    ) -> np.ndarray:
         """(n, width) m: actions that make the tool (n, width) move with `velocity` (m a row), within `MAX_STEP` an axis.
 
         The set-point moves with that velocity and is drawn to `LEAD` rows of it ahead of the tool, as by a person who
-        looks at the tool; how fast the velocity may change is limited, and the hand wanders.
+        looks at the tool; how fast the velocity may change is limited, and the hand wanders. slack (n,) m: how far the
+        set-point may run ahead of that, to press against what resists.
         """
         change = velocity - self.velocity
         size = np.linalg.norm(change, axis=1, keepdims=True)
         self.velocity += change * np.minimum(1.0, MAX_CHANGE / np.maximum(size, 1e-9))
         self.velocity[k < self.hold] = 0.0
         lag = tool + LEAD * self.velocity - setpoint
+        size = np.linalg.norm(lag, axis=1)
+        lag *= (np.maximum(size - slack, 0.0) / np.maximum(size, 1e-9))[:, None]
         wanted = self.velocity + DRAW * lag + self.wander[min(k, NOISE_ROWS - 1)]
         return np.where((k < self.hold)[:, None], 0.0, np.clip(wanted, -MAX_STEP, MAX_STEP))
 
