@@ -39,7 +39,7 @@ def joint_steps(model, table, ids, qadr, vadr, target, substeps):
     """
     for i in ids:
         data = table[i, 0]
-        qpos = carray(_pointer(table[i, 1] + 8 * qadr), 9)
+        qpos = carray(_pointer(table[i, 1] + 8 * qadr), 9)  # type: ignore[call-arg]  # an intrinsic takes no context
         qvel = carray(_pointer(table[i, 2] + 8 * vadr), 9)
         bias = carray(_pointer(table[i, 3] + 8 * vadr), 9)
         ctrl = carray(_pointer(table[i, 4]), 9)
@@ -65,7 +65,14 @@ def joint_targets(q, poses, rest):
     kinematics: the task itself is commanded in joints.
     """
     rotation, jacobian, position = np.empty((3, 3)), np.empty((6, 7)), np.empty(3)
-    a, lower, error, x, null, quat = np.empty((6, 6)), np.empty((6, 6)), np.empty(6), np.empty(6), np.empty(7), np.empty(4)
+    a, lower, error, x, null, quat = (
+        np.empty((6, 6)),
+        np.empty((6, 6)),
+        np.empty(6),
+        np.empty(6),
+        np.empty(7),
+        np.empty(4),
+    )
     for i in range(q.shape[0]):
         dx, dy = np.cos(0.5 * poses[i, 3]), np.sin(0.5 * poses[i, 3])  # wanted: (0, dx, dy, 0)
         for step in range(IK_STEPS):

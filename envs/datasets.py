@@ -141,7 +141,17 @@ class Official:
     parse: Callable[[Any, str], Episode]
 
 
-OFFICIAL = {"avoiding": Official("avoiding/data", _avoiding_episode)}
+def _stacking_episode(content: Any, name: str) -> Episode:
+    """See `envs.d3il_stacking`, which is imported here because it needs the simulator's package."""
+    from envs.d3il_stacking import episode
+
+    return episode(content, name)
+
+
+OFFICIAL = {
+    "avoiding": Official("avoiding/data", _avoiding_episode),
+    "stacking": Official("stacking/all_data", _stacking_episode),
+}
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,9 @@ START_QVEL = np.array([
 ])  # fmt: skip
 
 
-def update_mode(mode: np.ndarray, boxes: np.ndarray) -> None:
+def update_mode(mode: np.ndarray, boxes: np.ndarray, target: Sequence[float] | np.ndarray = TARGET) -> None:
     """Appends, in mode (n,) text, the nearest box not yet counted that is near the target; boxes (n, 3, >=2) m."""
-    distance = np.linalg.norm(boxes[:, :, :2] - TARGET, axis=2)  # (n, 3)
+    distance = np.linalg.norm(boxes[:, :, :2] - target, axis=2)  # (n, 3)
     distance[np.char.find(mode[:, None], LETTERS) >= 0] = np.inf
     nearest = distance.argmin(1)
     rows = np.flatnonzero(distance[np.arange(len(mode)), nearest] <= NEAR)
@@ -109,7 +109,9 @@ class StackingBatch(ObjectBatch):
         for name, half, rgba in BOXES:
             add_box(spec, name, half, rgba, BOX_MASS)
         if visual:
-            add_box(spec, "target_box", (0.05, 0.05, 0.04), (1, 0.65, 0, 0.3), 0.0, (*TARGET, 0), contype=0, conaffinity=0)
+            add_box(
+                spec, "target_box", (0.05, 0.05, 0.04), (1, 0.65, 0, 0.3), 0.0, (*TARGET, 0), contype=0, conaffinity=0
+            )
         contacts_as_recorded(spec, cls.loose)
         add_robot(spec, rod=False, visual=visual)
         _gripper_as_recorded(spec, cls.loose)
@@ -167,10 +169,16 @@ def _gripper_as_recorded(spec: mujoco.MjSpec, loose: Sequence[str]) -> None:
     against the margin of 1 mm. Here: a margin of 2 mm that begins to act at 1 mm. And 2.3 took the larger of two margins,
     not their sum, which matters where finger meets finger.
     """
-    pad, box = {"solref": [0.01, 0.5], "solimp": [0.998, 0.999, 0.001]}, {"solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001]}
+    pad, box = (
+        {"solref": [0.01, 0.5], "solimp": [0.998, 0.999, 0.001]},
+        {"solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001]},
+    )
     fingers, pads = ("leftfinger", "rightfinger"), ("leftfinger_tip", "rightfinger_tip")
     for a, b, other, slide in [(p, name, box, 2.0) for p in pads for name in loose] + [(*pads, pad, 2.0)]:
-        (time, ratio), (low, high, width) = np.add(pad["solref"], other["solref"]) / 2, np.add(pad["solimp"], other["solimp"]) / 2
+        (time, ratio), (low, high, width) = (
+            np.add(pad["solref"], other["solref"]) / 2,
+            np.add(pad["solimp"], other["solimp"]) / 2,
+        )
         spec.add_pair(
             geomname1=a, geomname2=b, condim=4, friction=[slide, slide, 0.05, 1e-4, 1e-4], margin=0.002, gap=-0.001,
             solref=[time, ratio * np.sqrt(2.0)], solimp=[low, high, 2.0 * width, 0.5, 2.0],

@@ -16,6 +16,7 @@ distribution. An episode depends on (seed, order, copy) alone, not on the batch 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -84,7 +85,8 @@ def generate(
     found: list[Episode | None] = [None] * len(wanted)
     draws = np.zeros(len(wanted), int)
 
-    def store(n: int, episode: Episode | None) -> None:
+    def store(slots: list[int], k: int, episode: Episode | None) -> None:
+        n = slots[k]
         found[n] = episode
         if attempts is not None:
             attempts.append((wanted[n][0], "" if episode is None else episode.mode))
@@ -98,8 +100,8 @@ def generate(
         if draws[slots].max() >= MAX_ATTEMPTS:
             stuck = {wanted[n][0] for n in slots if draws[n] >= MAX_ATTEMPTS}
             raise RuntimeError(f"no demonstration found for {sorted(stuck)} after {MAX_ATTEMPTS} attempts")
-        run([(wanted[n][0], [seed, *wanted[n][0].encode(), wanted[n][1], int(draws[n])]) for n in slots],
-            lambda k, episode, slots=slots: store(slots[k], episode))  # fmt: skip
+        jobs = [(wanted[n][0], [seed, *wanted[n][0].encode(), wanted[n][1], int(draws[n])]) for n in slots]
+        run(jobs, functools.partial(store, slots))
         draws[slots] += 1
     return [episode for episode in found if episode is not None]
 
@@ -234,7 +236,7 @@ class _Hand:
         """To the pose goal (4,) in about `rows`: straight, or over the height `top` (m) with a sideways bow."""
         start, rng = self.pose.copy(), self.rng
         way = goal - start
-        count = max(int(round(rows / self.tempo * rng.uniform(0.9, 1.15))), int(2 * abs(way[3]) / MAX_TURN), 6)
+        count = max(round(rows / self.tempo * rng.uniform(0.9, 1.15)), int(2 * abs(way[3]) / MAX_TURN), 6)
         bow = rng.normal(0.0, 0.015) if top is not None else 0.0
         side = bow * np.array([-way[1], way[0]]) / max(float(np.hypot(way[0], way[1])), 1e-6)
         for k in range(1, count + 1):
@@ -264,7 +266,9 @@ def _ramp(t: float) -> float:
 
 def expert(order: str, view: View, rng: np.random.Generator) -> Generator[Command]:
     """Commands for one run, one a row; `view` shows what is known before each. Ends early when a box cannot be gripped."""
-    hand = _Hand(rng, START.copy(), START, OPEN, rng.uniform(1.05, 1.45), rng.uniform(0.35, 0.6), rng.uniform(0.14, 0.2))
+    hand = _Hand(
+        rng, START.copy(), START, OPEN, rng.uniform(1.05, 1.45), rng.uniform(0.35, 0.6), rng.uniform(0.14, 0.2)
+    )
     yield from hand.hold(2, 12)
     for level, letter in enumerate(order):
         box = "rgb".index(letter)
@@ -294,20 +298,20 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
         return np.array([x, y, view.boxes[box, 2] + deep, yaw])
 
     goal = grip()
-    above = goal + [*rng.normal(0, 0.006, 2), rng.uniform(0.05, 0.08), rng.normal(0, 0.05)]
+    above = _off(goal, rng, 0.006, rng.uniform(0.05, 0.08), 0.05)
     distance = float(np.linalg.norm(goal[:2] - hand.pose[:2]))
     cruise = TABLE + hand.height
     top = max(cruise, hand.pose[2] + 0.02) if distance > 0.05 and hand.pose[2] < cruise else None
     yield from hand.move(above, 24 + 70 * distance + 8 * abs(goal[3] - hand.pose[3]), top)
     yield from hand.hold(0, 4)
     if rng.random() < 0.4:  # looks again before going down
-        yield from hand.move(grip() + [*rng.normal(0, 0.0015, 2), rng.uniform(0.04, 0.055), rng.normal(0, 0.012)], 16)
+        yield from hand.move(_off(grip(), rng, 0.0015, rng.uniform(0.04, 0.055), 0.012), 16)
         yield from hand.hold(0, 4)
     yield from hand.move(grip(), rng.uniform(20, 27), settle=4)
     yield from hand.hold(1, 4)
     hand.width = CLOSED
     yield from hand.hold(7, 11)
-    yield from hand.move(hand.pose + [0, 0, rng.uniform(0.015, 0.025), 0], 9, settle=1)
+    yield from hand.move(_off(hand.pose, rng, 0, rng.uniform(0.015, 0.025), 0), 9, settle=1)
 
 
 def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> Generator[Command]:
@@ -323,7 +327,7 @@ def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> G
         spot = (TARGET if not below else view.boxes[below[-1], :2]) + place
         return np.array([*(spot - offset[:2]), floor + HALF + gap - offset[2], yaw])
 
-    above = over(rng.uniform(0.035, 0.055)) + [*rng.normal(0, 0.006, 2), 0, 0]
+    above = _off(over(rng.uniform(0.035, 0.055)), rng, 0.006, 0, 0)
     distance = float(np.linalg.norm(above[:2] - hand.pose[:2]))
     top = max(TABLE + hand.height, above[2] + rng.uniform(0.005, 0.03))
     yield from hand.move(above, 26 + 70 * distance + 8 * abs(yaw - hand.pose[3]), top)
@@ -335,7 +339,12 @@ def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> G
     yield from hand.hold(3, 6)
     hand.width = OPEN
     yield from hand.hold(7, 10)
-    yield from hand.move(hand.pose + [0, 0, rng.uniform(0.03, 0.045), 0], 12, settle=1)
+    yield from hand.move(_off(hand.pose, rng, 0, rng.uniform(0.03, 0.045), 0), 12, settle=1)
+
+
+def _off(pose: np.ndarray, rng: np.random.Generator, xy: float, up: float, yaw: float) -> np.ndarray:
+    """A pose (4,) beside another: by random errors of these deviations (m, rad) and `up` (m) higher."""
+    return pose + np.array([*rng.normal(0, xy, 2), up, rng.normal(0, yaw)])
 
 
 def _gripped(view: View, box: int) -> bool:
@@ -351,7 +360,9 @@ def _grip_axis(hand: _Hand, view: View, box: int) -> float:
     room = []
     for axis in (0.0, np.pi / 2):
         yaw = view.yaw(box) + axis
-        fingers = view.boxes[box, :2] + FINGER_REACH * np.array([[-np.sin(yaw), np.cos(yaw)], [np.sin(yaw), -np.cos(yaw)]])
+        fingers = view.boxes[box, :2] + FINGER_REACH * np.array(
+            [[-np.sin(yaw), np.cos(yaw)], [np.sin(yaw), -np.cos(yaw)]]
+        )
         others = [o for o in range(3) if o != box]
         room.append(min(float(np.linalg.norm(f - view.boxes[o, :2])) for f in fingers for o in others))
     if min(room) > 0.07:  # both are free: the smaller turn of the hand, or now and then the other
