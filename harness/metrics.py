@@ -25,7 +25,8 @@ KEYS = ("context", "success", "mode", "length", "return")
 def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, float]:
     """`{"success", "entropy", "length", "return"}`: success rate and entropy in [0, 1], mean steps, mean return.
 
-    `task_block` gives `modes` (|B|) and `entropy` (a variant above); `episodes` one list per key of `KEYS`, one entry
+    `task_block` gives `modes` (|B|) and `entropy` (a variant above), and perhaps `modes_also`: further |B|, each with its
+    `entropy_base_<|B|>`; `episodes` one list per key of `KEYS`, one entry
     per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant that does not
     exist, for lists of different lengths and for no rollouts at all.
     """
@@ -36,11 +37,11 @@ def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, 
     if len(set(counts.values())) != 1 or not counts["success"]:
         raise UserError(f"metrics: every list must have one entry per rollout and at least one; got {counts}")
     success = np.asarray(episodes["success"], dtype=bool)  # (rollouts,)
+    shown = (task_block["entropy"], success.tolist(), episodes["mode"], episodes["context"])
     return {
         "success": float(success.mean()),
-        "entropy": behaviour_entropy(
-            task_block["entropy"], success.tolist(), episodes["mode"], episodes["context"], task_block["modes"]
-        ),
+        "entropy": behaviour_entropy(*shown, task_block["modes"]),
+        **{f"entropy_base_{n}": behaviour_entropy(*shown, n) for n in task_block.get("modes_also", ())},
         "length": float(np.mean(episodes["length"])),
         "return": float(np.mean(episodes["return"])),
     }
