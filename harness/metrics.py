@@ -31,9 +31,10 @@ KEYS = ("context", "success", "mode", "length", "return")
 def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, float]:
     """`{"success", "entropy", "length", "return"}`: success rate and entropy in [0, 1], mean steps, mean return.
 
-    `task_block` gives `modes` (|B|), `entropy` (a variant above) and perhaps `levels` (above), which add `success_n` and
-    `entropy_n`; `episodes` one list per key of `KEYS`, one entry per rollout. Failed rollouts count in everything but the
-    entropy. Raises `UserError` for a variant that does not exist, for lists of different lengths and for no rollouts.
+    `task_block` gives `modes` (|B|) and `entropy` (a variant above), and perhaps `modes_also`: further |B|, each with its
+    `entropy_base_<|B|>`, and `levels` (above), which add `success_n` and `entropy_n`; `episodes` one list per key of
+    `KEYS`, one entry per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant
+    that does not exist, for lists of different lengths and for no rollouts at all.
     """
     missing = [key for key in KEYS if key not in episodes]
     if missing:
@@ -44,11 +45,11 @@ def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, 
     success = np.asarray(episodes["success"], dtype=bool)  # (rollouts,)
     levels = task_block.get("levels", [])
     mode = [m if len(m) > len(levels) else "" for m in episodes["mode"]] if levels else episodes["mode"]
+    shown = (task_block["entropy"], success.tolist(), mode, episodes["context"])
     return {
         "success": float(success.mean()),
-        "entropy": behaviour_entropy(
-            task_block["entropy"], success.tolist(), mode, episodes["context"], task_block["modes"]
-        ),
+        "entropy": behaviour_entropy(*shown, task_block["modes"]),
+        **{f"entropy_base_{n}": behaviour_entropy(*shown, n) for n in task_block.get("modes_also", ())},
         **_levels(task_block["entropy"], levels, episodes["mode"], episodes["context"]),
         "length": float(np.mean(episodes["length"])),
         "return": float(np.mean(episodes["return"])),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from envs.datasets import Episode
-from envs.demonstrators._experts import Hand, around, generate_all, uniform, unit
+from envs.demonstrators._experts import MAX_STEP, Hand, around, generate_all, uniform, unit
 
 GENERATOR_VERSION = "1"
 MODES = {"0": "inside", "1": "outside"}
@@ -68,6 +68,7 @@ class AligningExpert:
         self.speed = uniform(rngs, 0.0055, 0.0080)
         self.low = uniform(rngs, 0.148, 0.172)  # m, working height of the tool
         self.grip = GRIP * uniform(rngs, 0.9, 1.1)
+        self.slowest = np.where(self.outside == 1, 0.5, 0.3)  # of the speed, close to the target
         self.press = uniform(rngs, 0.014, 0.020)  # m that the set-point may press into the tray
         self.stay = uniform(rngs, 0.020, 0.035)  # m, what changing the spot must be worth
         self.hand = Hand(rngs, 3, (0.0001, 0.0004))
@@ -166,7 +167,7 @@ class AligningExpert:
         force = force[self.rows, 0, best]
         across = np.stack([-rel[:, 1], rel[:, 0]], 1)
         motion = unit(force + across * ((across * force).sum(1) / self.grip**2)[:, None])
-        near = np.clip((np.linalg.norm(left, axis=1) + ARM * np.abs(self.turn)) / 0.05, 0.5, 1.0)
+        near = np.clip((np.linalg.norm(left, axis=1) + ARM * np.abs(self.turn)) / 0.09, self.slowest, 1.0)
         touching = (rel * n_hat).sum(1) > self.wall - 0.003
         aside = (rel * t_hat).sum(1) - self.along
         onto = unit(n_hat - 40.0 * t_hat * aside[:, None])  # straight onto the wall
@@ -182,6 +183,8 @@ class AligningExpert:
         height = np.where(self.phase == FLY, np.maximum(CLEAR_Z, 0.25 - 0.0003 * k), self.low)
         climb = np.clip(0.3 * (height - z), -self.free, self.free)
         climb = np.where((self.phase == DESCEND) & (over > 0.012), np.maximum(climb, 0.0), climb)
-        moving = np.concatenate([plane, climb[:, None]], 1) * ~env.success[:, None]  # lets go when the tray is where it should
-        return self.hand.move(k, env.tcp_pos, env.setpoint[:, :3], moving,
-            np.where((self.phase == PUSH) & ~env.success, self.press, 0.0))
+        wanted = np.concatenate([plane, climb[:, None]], 1)
+        press = np.where(self.phase == PUSH, self.press, 0.0)
+        actions = self.hand.move(k, env.tcp_pos, env.setpoint[:, :3], wanted, press)
+        let_go = np.clip(env.tcp_pos - env.setpoint[:, :3], -MAX_STEP, MAX_STEP)  # when the tray is where it should be
+        return np.where(env.success[:, None], let_go, actions)
