@@ -69,18 +69,6 @@ def _add_halved_pair(spec: mujoco.MjSpec, a: mujoco.MjsGeom, b: mujoco.MjsGeom) 
     )  # fmt: skip
 
 
-def yaw(quat: np.ndarray) -> np.ndarray:
-    """(...,) rad: turn about z of quaternions (..., 4) wxyz: the last of the original's Euler angles."""
-    w, x, y, z = np.moveaxis(np.asarray(quat, float), -1, 0)
-    s = 2.0 / (w * w + x * x + y * y + z * z)
-    return -np.arctan2(s * (x * y - w * z), 1.0 - s * (y * y + z * z))
-
-
-def tan_yaw(quat: np.ndarray) -> np.ndarray:
-    """(...,): the tangent of the yaw, by which the original describes a box's orientation; it jumps at +-90 degrees."""
-    return np.tan(yaw(quat))
-
-
 class ObjectBatch(BatchEnv):
     """A task whose objects start where a context says. Adds `object_pose` (n, k, 7) m and wxyz, and info's obj_pos (n, k, 3).
 

@@ -30,12 +30,10 @@ import mujoco
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
+from envs._labels import aligned, side_of
 from envs._objects import ObjectBatch, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 
-MAX_DISTANCE = 0.018  # m, in space
-MAX_TURN = 0.048  # of pi
-INSIDE = 0.051  # m, in the plane
 # name, centre (m), half-sizes (m), colour, of tray and target; the tray's bottom first
 PARTS = (
     ("bottom", (0.0, 0.0, 0.0), (0.05, 0.05, 0.01), (0.8, 0.655, 0.45)),
@@ -58,23 +56,6 @@ START_QVEL = np.array([
     1.725246764264164e-08, -1.734186176893406e-08, 1.9990246828839504e-07, 0.022858326105355167,
     0.022857320244059846,
 ])  # fmt: skip
-
-
-def turn(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """(n,) rad: angle of the rotation between unit quaternions (n, 4)."""
-    return 2.0 * np.arccos(np.minimum(np.abs((p * q).sum(-1)), 1.0))
-
-
-def aligned(object_pose: np.ndarray) -> np.ndarray:
-    """(n,) bool: success, from the poses (n, 2, 7) of tray and target."""
-    tray, target = object_pose[:, 0], object_pose[:, 1]
-    near = np.linalg.norm(tray[:, :3] - target[:, :3], axis=1) <= MAX_DISTANCE
-    return near & (turn(tray[:, 3:], target[:, 3:]) / np.pi <= MAX_TURN)
-
-
-def mode_of(tcp_pos: np.ndarray, object_pose: np.ndarray) -> np.ndarray:
-    """(n,) 0 inside, 1 outside, from tool (n, 3) m and the poses (n, 2, 7)."""
-    return np.where(np.linalg.norm(object_pose[:, 0, :2] - tcp_pos[:, :2], axis=1) < INSIDE, 0, 1)
 
 
 class AligningBatch(ObjectBatch):
@@ -128,7 +109,7 @@ class AligningBatch(ObjectBatch):
 
     def _update_mode(self, ids: np.ndarray) -> None:
         self.success[ids] = aligned(self.object_pose[ids])
-        self.mode[ids] = mode_of(self.tcp_pos[ids], self.object_pose[ids])
+        self.mode[ids] = side_of(self.tcp_pos[ids], self.object_pose[ids])
 
 
 class AligningEnv(SingleEnv):

@@ -29,41 +29,14 @@ import mujoco
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
-from envs._objects import ObjectBatch, add_box, contacts_as_recorded, tan_yaw
+from envs._labels import AREAS, pushed, update_pushing
+from envs._objects import ObjectBatch, add_box, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 from envs.avoiding import START_QPOS, START_QVEL  # the same pose: TCP at (0.52493, -0.27974, 0.12236) m
+from envs.d3il_files import plane_columns
 
-REACHED = 0.05  # m, in space
-AREAS = np.array([[0.42, 0.3, 0.0], [0.63, 0.3, 0.0]])  # m: red, green
 CUBE = 0.03  # m, half a side
 RED, GREEN = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
-PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (cube, area): rr, rg, gr, gg, in the order of priority
-MODES = {(0, 3): 0, (3, 0): 1, (1, 2): 2, (2, 1): 3}  # (first pair, second pair) -> mode
-
-
-def reached(object_pose: np.ndarray) -> np.ndarray:
-    """(n, 4) bool: which of `PAIRS` are together, from the poses (n, 2, 7) of the cubes."""
-    far = np.linalg.norm(object_pose[:, :, None, :3] - AREAS, axis=-1)  # (n, cube, area)
-    return far.reshape(-1, 4) <= REACHED
-
-
-def pushed(object_pose: np.ndarray) -> np.ndarray:
-    """(n,) bool: success."""
-    rr, rg, gr, gg = reached(object_pose).T
-    return (rr & gg) | (rg & gr)
-
-
-def update_mode(first: np.ndarray, object_pose: np.ndarray) -> np.ndarray:
-    """(n,) mode; updates first (n,), the remembered first pair or -1."""
-    found = reached(object_pose)
-    known = first >= 0
-    found[known, first[known]] = False  # the remembered pair is not looked at again
-    visit = np.where(found.any(1), found.argmax(1), -1)
-    mode = np.full(len(first), -1)
-    for (one, two), number in MODES.items():
-        mode[(first == one) & (visit == two)] = number
-    first[~known] = visit[~known]
-    return mode
 
 
 class PushingBatch(ObjectBatch):
@@ -117,15 +90,13 @@ class PushingBatch(ObjectBatch):
     def _update_mode(self, ids: np.ndarray) -> None:
         first = self._first[ids]
         self.success[ids] = pushed(self.object_pose[ids])
-        self.mode[ids] = update_mode(first, self.object_pose[ids])
+        self.mode[ids] = update_pushing(first, self.object_pose[ids])
         self._first[ids] = first
 
 
 def plane_observation(setpoint: np.ndarray, tcp: np.ndarray, object_pose: np.ndarray) -> np.ndarray:
     """(n, 4 + 3 k) float32: desired xy, actual xy, then xy and tan(yaw) of each of k cubes."""
-    cubes = np.concatenate([object_pose[..., :2], tan_yaw(object_pose[..., 3:])[..., None]], -1)
-    parts = [setpoint[:, :2], tcp[:, :2], cubes.reshape(len(tcp), 3 * cubes.shape[1])]
-    return np.concatenate(parts, 1, dtype=np.float32, casting="same_kind")
+    return plane_columns(setpoint, tcp, object_pose).astype(np.float32)
 
 
 class PushingEnv(SingleEnv):

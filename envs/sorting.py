@@ -31,21 +31,18 @@ import mujoco
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
+from envs._labels import ORDERS, inside, order_byte, update_order
 from envs._objects import ObjectBatch, add_box, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 from envs.pushing import plane_observation
 
 CUBE = 0.03  # m, half a side
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
-COLOUR = np.array([0, 0, 1, 1])  # of the cubes: red 0, blue 1
-BINS = np.array([[0.3, 0.5, 0.22, 0.41], [0.525, 0.725, 0.22, 0.41]])  # m: x and y limits of red, blue
-CENTRES = np.array([[0.4, 0.32], [0.625, 0.32]])  # m, of the bins; not the rectangles' middles
 # centre xy and half-sizes xy of the red bin's walls (m), 0.1 high above and below z = 0; the blue ones lie 0.225 further in x
 WALLS = (
     ((0.4, 0.41), (0.1, 0.01)), ((0.3, 0.32), (0.005, 0.1)), ((0.5, 0.32), (0.005, 0.1)), ((0.4, 0.22), (0.1, 0.005)),
 )  # fmt: skip
 PLATFORM = {"friction": [0.3, 0.001, 0.0001], "priority": 1}
-ORDERS = {48: "rrbb", 80: "rbrb", 96: "rbbr", 144: "brrb", 160: "brbr", 192: "bbrr"}  # complete modes
 # Joints (rad) and fingers (m), with their rates, after a reset: TCP at (0.52496, -0.29929, 0.25161) m, fingers closed.
 START_QPOS = np.array([
     -0.32682662581109306, 0.24562566192312055, -0.203252767118861, -1.952193734603906,
@@ -57,29 +54,6 @@ START_QVEL = np.array([
     2.4559706775178946e-08, -1.8258765639071267e-08, 1.9844167716393488e-07, 0.022858609312652555,
     0.022857406972252598,
 ])  # fmt: skip
-
-
-def inside(object_pose: np.ndarray) -> np.ndarray:
-    """(n, 4) bool: which cubes are over their own bin, from the poses (n, 4, 7)."""
-    x, y = object_pose[..., 0], object_pose[..., 1]
-    low_x, high_x, low_y, high_y = BINS[COLOUR].T
-    return (x > low_x) & (x < high_x) & (y > low_y) & (y < high_y)
-
-
-def update_order(order: np.ndarray, counted: np.ndarray, object_pose: np.ndarray) -> None:
-    """Counts at most one more cube in order (n, 4; 0 red, 1 blue, -1 missing) and counted (n, 4) bool."""
-    far = np.linalg.norm(object_pose[..., :2] - CENTRES[COLOUR], axis=-1)  # (n, 4)
-    far[counted] = np.inf
-    rows = np.arange(len(order))
-    nearest = far.argmin(1)
-    new = rows[inside(object_pose)[rows, nearest] & ~counted.all(1)]
-    order[new, counted[new].sum(1)] = COLOUR[nearest[new]]
-    counted[new, nearest[new]] = True
-
-
-def mode_of(order: np.ndarray) -> np.ndarray:
-    """(n,) the mode's byte of order (n, 4)."""
-    return (order != 0) @ np.array([128, 64, 32, 16])
 
 
 class SortingBatch(ObjectBatch):
@@ -138,7 +112,7 @@ class SortingBatch(ObjectBatch):
         order, counted = self._order[ids], self._counted[ids]
         update_order(order, counted, self.object_pose[ids])
         self._order[ids], self._counted[ids] = order, counted
-        self.mode[ids] = mode_of(order)
+        self.mode[ids] = order_byte(order)
         self.success[ids] = inside(self.object_pose[ids]).all(1)
 
 

@@ -42,9 +42,9 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs import _joint_control
+from envs import _joint_control, _labels
 from envs._gym import SingleEnv, VectorEnv
-from envs._objects import ObjectBatch, add_box, contacts_as_recorded, tan_yaw
+from envs._objects import ObjectBatch, add_box, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 
 # name, half-sizes (m), colour; in the order of observations and recordings
@@ -54,10 +54,6 @@ BOXES = (
     ("blue_box", (0.03, 0.05, 0.03), (0, 0, 1, 1)),
 )
 BOX_MASS = 0.05  # kg
-TARGET = (0.5, 0.2)  # m, xy of the target zone's centre
-NEAR = 0.06  # m, in xy from the target's centre: counted as there
-APART = 0.03  # m, smallest difference in height of two stacked boxes
-LETTERS = np.array(["r", "g", "b"])
 MODES = ("rgb", "rbg", "grb", "gbr", "brg", "bgr")
 # Joints (rad) and fingers (m), with their rates, after a reset: TCP at (0.52498, 0, 0.30151) m; the fingers start to open.
 START_QPOS = np.array([
@@ -68,22 +64,6 @@ START_QVEL = np.array([
     4.103916239970944e-10, 1.667921698763213e-09, -3.460542500119179e-10, 2.4369285256315186e-09,
     -4.696646700764147e-10, 1.7270198273929076e-09, 1.0312795326562782e-06, 0.11940184451901097, 0.11940184454647977,
 ])  # fmt: skip
-
-
-def update_mode(mode: np.ndarray, boxes: np.ndarray, target: Sequence[float] | np.ndarray = TARGET) -> None:
-    """Appends, in mode (n,) text, the nearest box not yet counted that is near the target; boxes (n, 3, >=2) m."""
-    distance = np.linalg.norm(boxes[:, :, :2] - target, axis=2)  # (n, 3)
-    distance[np.char.find(mode[:, None], LETTERS) >= 0] = np.inf
-    nearest = distance.argmin(1)
-    rows = np.flatnonzero(distance[np.arange(len(mode)), nearest] <= NEAR)
-    mode[rows] = np.char.add(mode[rows], LETTERS[nearest[rows]])
-
-
-def stacked(boxes: np.ndarray) -> np.ndarray:
-    """(n,) bool: success as the original computes it from the boxes' positions (n, 3, >=3) in m."""
-    near = (np.linalg.norm(boxes[:, :, :2] - TARGET, axis=2) <= NEAR).all(1)
-    z = boxes[:, :, 2]
-    return near & (np.abs(z - np.roll(z, 1, axis=1)).min(1) > APART)
 
 
 class StackingBatch(ObjectBatch):
@@ -110,7 +90,14 @@ class StackingBatch(ObjectBatch):
             add_box(spec, name, half, rgba, BOX_MASS)
         if visual:
             add_box(
-                spec, "target_box", (0.05, 0.05, 0.04), (1, 0.65, 0, 0.3), 0.0, (*TARGET, 0), contype=0, conaffinity=0
+                spec,
+                "target_box",
+                (0.05, 0.05, 0.04),
+                (1, 0.65, 0, 0.3),
+                0.0,
+                (*_labels.ZONE, 0),
+                contype=0,
+                conaffinity=0,
             )
         contacts_as_recorded(spec, cls.loose)
         add_robot(spec, rod=False, visual=visual)
@@ -126,7 +113,7 @@ class StackingBatch(ObjectBatch):
         """As for every task with objects, and success_1, success_2 (n,): at least one and two boxes counted."""
         found = super().info()
         counted = np.char.str_len(self.mode)
-        target = np.tile([*TARGET, 0.0], (self.num_envs, 1, 1))
+        target = np.tile([*_labels.ZONE, 0.0], (self.num_envs, 1, 1))
         found["obj_pos"] = np.concatenate([found["obj_pos"], target], 1)
         return {**found, "success_1": counted > 0, "success_2": counted > 1}
 
@@ -135,16 +122,16 @@ class StackingBatch(ObjectBatch):
 
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
         boxes = self.object_pose[ids]
-        features = np.concatenate([boxes[:, :, :3], tan_yaw(boxes[:, :, 3:])[:, :, None]], 2).reshape(-1, 12)
+        features = np.concatenate([boxes[:, :, :3], _labels.tan_yaw(boxes[:, :, 3:])[:, :, None]], 2).reshape(-1, 12)
         return np.concatenate([self.setpoint[ids], features], 1, dtype=np.float32, casting="same_kind")
 
     def _finish(self, ids: np.ndarray) -> np.ndarray:
-        return stacked(self.object_pose[ids])
+        return _labels.stacked(self.object_pose[ids])
 
     def _update_mode(self, ids: np.ndarray) -> None:
-        self.success[ids] = stacked(self.object_pose[ids])
+        self.success[ids] = _labels.stacked(self.object_pose[ids])
         mode = self.mode[ids]
-        update_mode(mode, self.object_pose[ids])
+        _labels.update_stacking(mode, self.object_pose[ids])
         self.mode[ids] = mode
 
     def _first_setpoint(self, ids: np.ndarray) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from envs import datasets
+from envs._labels import stacked
 from envs.demonstrators import stacking as demonstrator
-from envs.stacking import MODES, START_QPOS, StackingBatch, stacked
+from envs.stacking import MODES, START_QPOS, StackingBatch
 
 
 @pytest.fixture(scope="module")

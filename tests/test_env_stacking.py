@@ -15,8 +15,9 @@ from gymnasium.utils.env_checker import check_env
 import envs  # noqa: F401  (registers the tasks)
 from envs import _joint_control, datasets
 from envs._control import D_GAIN, P_GAIN
+from envs._labels import ZONE, stacked, update_stacking
 from envs._panda import APART
-from envs.stacking import BOXES, MODES, START_QPOS, START_QVEL, TARGET, StackingBatch, stacked, update_mode
+from envs.stacking import BOXES, MODES, START_QPOS, START_QVEL, StackingBatch
 from harness.errors import UserError
 
 TRACES = Path(__file__).parent / "data" / "traces"
@@ -86,7 +87,7 @@ def test_labels_of_recorded_boxes(name, source):
     boxes = (rec["qpos"][:, :21].reshape(-1, 3, 7) if source == "qpos" else rec["obj_pose"][:, :3])[1:]
     mode = np.array([""], "<U3")
     for k in range(len(boxes)):
-        update_mode(mode, boxes[k : k + 1])
+        update_stacking(mode, boxes[k : k + 1])
         assert mode[0] == rec["mode"][k] and stacked(boxes[k : k + 1])[0] == rec["success"][k]
 
 
@@ -175,7 +176,7 @@ def placed(positions):
     """A recording of one row with the boxes at positions (3, 3), at rest, gripper high above."""
     qpos = np.concatenate([np.r_[p, 1, 0, 0, 0] for p in positions] + [START_QPOS])
     setpoint = np.r_[START_QPOS[:7], 0.08]
-    pose = np.array([[*p, 1, 0, 0, 0] for p in positions] + [[*TARGET, 0, 0, 1, 0, 0]])
+    pose = np.array([[*p, 1, 0, 0, 0] for p in positions] + [[*ZONE, 0, 0, 1, 0, 0]])
     return {
         "actions": setpoint[None], "qpos": np.array([qpos] * 2), "qvel": np.array([np.r_[np.zeros(18), START_QVEL]] * 2),
         "tcp_pos": np.array([[0.52498, 0, 0.30151]] * 2), "obj_pose": np.array([pose] * 2),
@@ -192,14 +193,14 @@ def test_forced_order_and_success(order):
     mode = ""
     for level, letter in enumerate(order):
         box = "rgb".index(letter)
-        spots[box] = [TARGET[0] + 0.0603, TARGET[1], 0.1 + 0.07 * level]  # in the air, a little outside
+        spots[box] = [ZONE[0] + 0.0603, ZONE[1], 0.1 + 0.07 * level]  # in the air, a little outside
         recording = placed(spots)
         recording["qvel"][1, 6 * box] = -0.3  # m/s, inwards
         recording["mode"] = np.array([mode])
         env.restore(0, recording, 1)
         _, reward, terminated, _, info = env.step_absolute(hold)
         mode = str(info["mode"][0])
-        spots[box] = [*TARGET, 0.011 + 0.06 * level]
+        spots[box] = [*ZONE, 0.011 + 0.06 * level]
         assert mode == order[: level + 1] and not terminated[0]
         assert info["success"][0] == (level == 2) == (reward[0] == 1)
         assert info["success_1"][0] and info["success_2"][0] == (level > 0)
@@ -212,13 +213,13 @@ def test_surprises_of_the_rules():
     mode = np.array(["", "g", "rgb"])
     boxes = np.tile([[0.5, 0.2, 0.5], [0.5, 0.21, 0.5], [0.6, 0.5, 0]], (3, 1, 1))
     boxes[2] = [[0.5, 0.2, 0]] * 3
-    update_mode(mode, boxes)
+    update_stacking(mode, boxes)
     assert mode.tolist() == [
         "r",
         "gr",
         "rgb",
     ]  # one a step, the nearest first, held high in the air or not; never again
-    update_mode(mode, boxes)
+    update_stacking(mode, boxes)
     assert mode.tolist() == ["rg", "gr", "rgb"]
     tower = np.array([[[0.5, 0.2, z] for z in (0.0, 0.06, 0.5)]])
     assert stacked(tower)[0]  # the third may hang anywhere above
@@ -230,7 +231,7 @@ def test_surprises_of_the_rules():
 def test_success_does_not_latch():
     """A box that falls in the last step takes success with it, as in the original."""
     env, hold = StackingBatch(1), np.r_[START_QPOS[:7], 0.08][None]
-    recording = placed([[*TARGET, 0.011], [*TARGET, 0.071], [TARGET[0] + 0.0599, TARGET[1], 0.131]])
+    recording = placed([[*ZONE, 0.011], [*ZONE, 0.071], [ZONE[0] + 0.0599, ZONE[1], 0.131]])
     recording["qvel"][1, 12] = 0.4  # blue slides off
     recording["success"], recording["mode"] = np.array([True]), np.array(["rgb"])
     env.restore(0, recording, 1)
@@ -313,7 +314,7 @@ def human_file(rec):
     content = {"context": None, "robot": robot}
     for i, (name, *_) in enumerate(BOXES):
         content[name.replace("_", "-")] = {"pos": boxes[:, i, :3].copy(), "quat": boxes[:, i, 3:].copy()}
-    content["target-box"] = {"pos": np.tile([*TARGET, 0.0], (rows, 1)), "quat": np.tile([0.0, 1, 0, 0], (rows, 1))}
+    content["target-box"] = {"pos": np.tile([*ZONE, 0.0], (rows, 1)), "quat": np.tile([0.0, 1, 0, 0], (rows, 1))}
     return content
 
 
@@ -350,9 +351,9 @@ def test_original_file(tmp_path):
 FILES = {
     "not a dict": (lambda c: [1], "expected a dict with a dict 'robot', found list"),
     "no box": (lambda c: c.pop("blue-box") and c, "'blue-box'"),
-    "no width": (lambda c: c["robot"].pop("gripper_width") is None or c, r"robot.gripper_width must be an array"),
-    "shape": (lambda c: c["robot"].update(des_j_pos=np.zeros((9, 3))) or c, r"shape \(9, 3\), expected \('rows', 7\)"),
-    "lengths": (lambda c: c["red-box"].update(pos=np.zeros((5, 3))) or c, "different lengths .*red-box.pos 5"),
+    "no width": (lambda c: c["robot"].pop("gripper_width") is None or c, r"robot.gripper_width is missing"),
+    "shape": (lambda c: c["robot"].update(des_j_pos=np.zeros((9, 3))) or c, r"shape \(9, 3\), expected \(rows, 7\)"),
+    "lengths": (lambda c: c["red-box"].update(pos=np.zeros((5, 3))) or c, "red-box.pos 5; they must be equal"),
     "nan": (
         lambda c: c["green-box"]["quat"].__setitem__((4, 1), np.nan) or c,
         "green-box.quat is NaN or infinite in row 4",

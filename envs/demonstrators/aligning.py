@@ -1,7 +1,7 @@
 """Scripted demonstrations of Aligning: closed-loop pushes of the tray, from inside and from outside.
 
-The tray slides as a body whose friction resists turning at a radius `GRIP`: a force f at q (from its centre) moves it along f and
-turns it by (q x f) / GRIP^2 per length. With this model an episode chooses, again and again, where on a wall to push, in which
+The tray slides as a body whose friction resists turning at a radius `GRIP`: a force f at q (from its centre) moves it
+along f and turns it by (q x f) / GRIP^2 per length. With this model an episode chooses, again and again, where on a wall to push, in which
 direction and how far, so that what is left of displacement and turn becomes least, moves the rod there (within the tray, or
 around it), and pushes while the tray answers; all in closed loop, so the model need only be roughly right. Episodes differ in
 speeds, working height, model, how ready they are to change the spot, hesitations and a wandering hand.
@@ -42,7 +42,9 @@ def generate(
     """
     from envs.aligning import AligningBatch  # the simulator is needed here only
 
-    return generate_all(AligningBatch, AligningExpert, [m for m in MODES for _ in range(per_mode)], seed, progress, attempts)
+    return generate_all(
+        AligningBatch, AligningExpert, [m for m in MODES for _ in range(per_mode)], seed, progress, attempts
+    )
 
 
 def heading(quat: np.ndarray) -> np.ndarray:
@@ -87,7 +89,9 @@ class AligningExpert:
         turn += 2 * np.pi * np.round((self.turn - turn) / (2 * np.pi))  # the way round that was chosen
         return tray[:, :2], angle, target[:, :2] - tray[:, :2], turn
 
-    def _left_after(self, q: np.ndarray, normal: np.ndarray, left: np.ndarray, turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _left_after(
+        self, q: np.ndarray, normal: np.ndarray, left: np.ndarray, turn: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """What pushes leave over, in m: (n, C, F, D), and the directions (n, C, F, 2).
 
         q (n, C, 2): spots from the centre, world axes; normal (n, C): direction of their walls' normals.
@@ -153,10 +157,14 @@ class AligningExpert:
         self.phase[(self.phase == DESCEND) & low] = MOVE
         there = (self.phase == MOVE) & (np.linalg.norm(before - tool, axis=1) < 0.008)
         self.phase[there] = PUSH
-        lost = (self.phase == PUSH) & (((rel * n_hat).sum(1) < self.wall - 0.03) | (np.abs((rel * t_hat).sum(1) - self.along) > 0.02))
+        lost = (self.phase == PUSH) & (
+            ((rel * n_hat).sum(1) < self.wall - 0.03) | (np.abs((rel * t_hat).sum(1) - self.along) > 0.02)
+        )
         self.phase[lost] = MOVE
         self.waited = np.where((self.phase == MOVE) | (self.phase == DESCEND), self.waited + 1, 0)
-        astray = (self.phase >= MOVE) & np.where(self.outside == 1, np.abs(turned(rel, -angle)).max(1) < 0.045, np.abs(turned(rel, -angle)).max(1) > 0.06)
+        astray = (self.phase >= MOVE) & np.where(
+            self.outside == 1, np.abs(turned(rel, -angle)).max(1) < 0.045, np.abs(turned(rel, -angle)).max(1) > 0.06
+        )
         self.phase[astray | (self.waited > 70)] = FLY
         self.waited[self.phase == FLY] = 0
         self.pushed = np.where(self.phase == PUSH, self.pushed + 1, 0)
