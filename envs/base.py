@@ -38,7 +38,7 @@ class BatchEnv:
     mode_dtype: type | str = np.int64
     first_mode: float | str = -1  # after a reset
     recording_keys: tuple[str, ...] = ("qpos", "qvel", "tcp_pos", "ctrl_des_q", "ctrl_des_qd")  # T + 1 rows each
-    action_bound = 0.01  # m; the original's action space says so and enforces nothing
+    action_bound: float | np.ndarray = 0.01  # m; the original's action space says so and enforces nothing
     max_steps: int
     substeps: int = 35  # physics steps of 1 ms a control step
     start_qpos: np.ndarray  # (9,) robot joints and fingers after a reset

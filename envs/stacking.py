@@ -30,8 +30,12 @@ Surprises of the original, kept
 Differences from the original
  1. The observation contains the desired joints and gripper width and the action is their change (both live in the
     original's evaluation loop); `step_absolute` takes what the original's `step` takes.
- 2. What the robot cannot touch is drawn but absent from the physics: target zone, table frame.
- 3. Reward: 1 at the step that first stacks all three boxes, else 0 (the original's is always 0).
+ 2. What the robot cannot touch is drawn but absent from the physics: target zone, table frame, floor. (A box that is
+    thrown off the table falls on.)
+ 3. The robot's reset state is the recorded one instead of being recomputed by offline inverse kinematics.
+ 4. Random contexts are reproducible by seed (the original's generator is not seeded).
+ 5. Contacts are those of MuJoCo 2.3, with which the original runs (`_gripper_as_recorded`, `envs._objects`).
+ 6. Reward: 1 at the step that first stacks all three boxes, else 0 (the original's is always 0).
 """
 
 from __future__ import annotations
@@ -78,6 +82,7 @@ class StackingBatch(ObjectBatch):
     obs_dim, act_dim = 20, 8
     setpoint_dim = 8  # joints 7 (rad), gripper width (m)
     mode_dtype, first_mode = "<U3", ""
+    action_bound = np.array([0.2] * 7 + [0.08], np.float32)  # rad and m; the original has two numbers here
     max_steps = 1000
     substeps = 30
     start_qpos, start_qvel = START_QPOS, START_QVEL
@@ -89,16 +94,8 @@ class StackingBatch(ObjectBatch):
         for name, half, rgba in BOXES:
             add_box(spec, name, half, rgba, BOX_MASS)
         if visual:
-            add_box(
-                spec,
-                "target_box",
-                (0.05, 0.05, 0.04),
-                (1, 0.65, 0, 0.3),
-                0.0,
-                (*_labels.ZONE, 0),
-                contype=0,
-                conaffinity=0,
-            )
+            zone = add_box(spec, "target_box", (0.05, 0.05, 0.04), (1, 0.65, 0, 0.3), pos=(*_labels.ZONE, 0))
+            zone.geoms[0].contype = zone.geoms[0].conaffinity = 0
         contacts_as_recorded(spec, cls.loose)
         add_robot(spec, rod=False, visual=visual)
         _gripper_as_recorded(spec, cls.loose)
@@ -156,27 +153,26 @@ def _gripper_as_recorded(spec: mujoco.MjSpec, loose: Sequence[str]) -> None:
     against the margin of 1 mm. Here: a margin of 2 mm that begins to act at 1 mm. And 2.3 took the larger of two margins,
     not their sum, which matters where finger meets finger.
     """
-    pad, box = (
-        {"solref": [0.01, 0.5], "solimp": [0.998, 0.999, 0.001]},
-        {"solref": [0.02, 1.0], "solimp": [0.9, 0.95, 0.001]},
-    )
-    fingers, pads = ("leftfinger", "rightfinger"), ("leftfinger_tip", "rightfinger_tip")
-    for a, b, other, slide in [(p, name, box, 2.0) for p in pads for name in loose] + [(*pads, pad, 2.0)]:
-        (time, ratio), (low, high, width) = (
-            np.add(pad["solref"], other["solref"]) / 2,
-            np.add(pad["solimp"], other["solimp"]) / 2,
-        )
-        spec.add_pair(
-            geomname1=a, geomname2=b, condim=4, friction=[slide, slide, 0.05, 1e-4, 1e-4], margin=0.002, gap=-0.001,
-            solref=[time, ratio * np.sqrt(2.0)], solimp=[low, high, 2.0 * width, 0.5, 2.0],
-        )  # fmt: skip
-    for a, b in (fingers, (fingers[0], pads[1]), (fingers[1], pads[0])):
-        mesh = a == fingers[0] and b == fingers[1]
-        spec.add_pair(
-            geomname1=a, geomname2=b, condim=4, margin=0.001,
-            friction=[1.0, 1.0, 0.005, 1e-4, 1e-4] if mesh else [2.0, 2.0, 0.05, 1e-4, 1e-4],
-            solref=[0.02, 1.0] if mesh else [0.015, 0.75], solimp=[0.998, 0.999, 0.001, 0.5, 2.0],
-        )  # fmt: skip
+    # solref, solimp, friction of a finger pad, a box, a finger's mesh; MuJoCo mixes them by mean and by maximum
+    pad = np.array([0.01, 0.5]), np.array([0.998, 0.999, 0.001, 0.5, 2.0]), np.array([2.0, 2.0, 0.05, 1e-4, 1e-4])
+    box = np.array([0.02, 1.0]), np.array([0.9, 0.95, 0.001, 0.5, 2.0]), np.array([1.0, 1.0, 0.005, 1e-4, 1e-4])
+    mesh = box[0], pad[1], box[2]
+    pads, meshes = ("leftfinger_tip", "rightfinger_tip"), ("leftfinger", "rightfinger")
+
+    def add(a: str, b: str, of_a: tuple, of_b: tuple, **distance: float) -> None:
+        solref, solimp = (of_a[0] + of_b[0]) / 2, (of_a[1] + of_b[1]) / 2
+        if "gap" in distance:  # half the depth counts: softer, and twice as deep until it is stiff
+            solref, solimp = solref * [1.0, np.sqrt(2.0)], solimp * [1.0, 1.0, 2.0, 1.0, 1.0]
+        friction = np.maximum(of_a[2], of_b[2])
+        spec.add_pair(geomname1=a, geomname2=b, condim=4, friction=friction, solref=solref, solimp=solimp, **distance)
+
+    for name in loose:
+        for finger in pads:
+            add(name, finger, box, pad, margin=0.002, gap=-0.001)
+    add(*pads, pad, pad, margin=0.002, gap=-0.001)
+    add(*meshes, mesh, mesh, margin=0.001)
+    add(meshes[0], pads[1], mesh, pad, margin=0.001)
+    add(meshes[1], pads[0], mesh, pad, margin=0.001)
 
 
 class StackingEnv(SingleEnv):
