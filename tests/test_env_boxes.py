@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs import _labels, contexts
+from envs import _labels, contexts, datasets
 from envs.aligning import AligningBatch
 from envs.demonstrators import aligning as aligning_demos
 from envs.demonstrators import pushing as pushing_demos
@@ -139,16 +139,13 @@ GOALS = {
 
 
 @every_task
-def test_success_ends_the_episode_one_step_later(task):
-    env = BATCHES[task](1)
-    env.reset(contexts=[[(x, y, 0.0) for x, y, _ in GOALS[task]]])
-    rows = []
-    for _ in range(30):
-        if not env.active[0]:
-            break
-        _, reward, terminated, _, info = env.step(np.zeros((1, env.act_dim)))
-        rows.append((bool(info["success"][0]), bool(terminated[0]), float(reward[0])))
-    assert rows[-2:] == [(True, False, 1.0), (True, True, 0.0)] and not any(row[0] for row in rows[:-2])
+def test_boxes_placed_in_their_goals_succeed_at_once(task):
+    """Success is judged before the physics, too: an episode that starts in it executes one action."""
+    env = BATCHES[task](2)
+    env.reset(contexts=[[(x, y, 0.0) for x, y, _ in GOALS[task]], 0])
+    _, reward, terminated, _, info = env.step(np.zeros((2, env.act_dim)))
+    assert info["success"].tolist() == terminated.tolist() == [True, False] and reward.tolist() == [1.0, 0.0]
+    assert env.active.tolist() == [False, True]
 
 
 # ---- contexts
@@ -176,7 +173,8 @@ def test_each_context_is_used_as_often_as_in_the_original():
 
 
 def original_form(rows):
-    return [[np.float32(row), contexts.with_yaw(np.array([row]))[0, 3:]] for row in rows]
+    """Position, quaternion, position, quaternion: as the original keeps Pushing's contexts."""
+    return [part for row in rows for part in (np.float32(row), contexts.with_yaw(np.array([row]))[0, 3:])]
 
 
 def test_original_context_files_are_used_and_bad_ones_refused(tmp_path):
@@ -184,7 +182,7 @@ def test_original_context_files_are_used_and_bad_ones_refused(tmp_path):
     folder = tmp_path / "d3il" / "pushing"
     folder.mkdir(parents=True)
     path = folder / "test_contexts.pkl"
-    path.write_bytes(pickle.dumps([sum(original_form(r), []) for r in rows]))
+    path.write_bytes(pickle.dumps([original_form(r) for r in rows]))
     env = PushingBatch(2, data_root=tmp_path)
     assert "D3IL" in env.evaluation_contexts.origin
     env.reset(contexts=[3, rows[3]])
@@ -220,7 +218,6 @@ def test_bad_contexts_are_named(context, message):
 def test_batch_equals_singles(task):
     """Same seeds, same actions: bitwise the same whatever the batch and the threads; the rod pushes cubes meanwhile."""
     batch, steps = BATCHES[task], 30
-    rng = np.random.default_rng(0)
 
     def episode(env, seeds, columns):
         rng = np.random.default_rng(0)
@@ -252,17 +249,107 @@ def test_recording_of_another_task_is_refused():
 # ---- demonstrators
 
 
-@pytest.mark.parametrize("task", ["aligning", "pushing", "sorting"])
+def pairs(poses):
+    """A demonstration's context as the original's own form, (x, y, yaw) and quaternion an object."""
+    return [[(*pose[:2], 0.0), tuple(pose[3:])] for pose in poses.tolist()]
+
+
+@every_task
 def test_demonstrator_shows_every_mode(task):
     episodes = DEMOS[task].generate(seed=3, per_mode=1)
     expected = {"aligning": ["0", "1"], "pushing": list("0123"), "sorting": sorted(_labels.ORDERS.values())}[task]
     assert [e.mode for e in episodes] == expected
     batch = BATCHES[task]
     env = batch(len(episodes))
-    first = env.reset(contexts=[e.context[:, [0, 1, 2, 3, 4, 5, 6]][:, :3].tolist() for e in episodes])
+    first = env.reset(contexts=[pairs(e.context) for e in episodes])
     for i, e in enumerate(episodes):
         assert e.obs.shape == (len(e.actions), batch.obs_dim) and e.actions.shape[1] == batch.act_dim
         assert e.obs.dtype == e.actions.dtype == np.float32 and len(e.obs) < batch.max_steps
         np.testing.assert_allclose(np.diff(e.obs[:, : batch.act_dim], axis=0), e.actions[:-1], atol=1e-6)
         np.testing.assert_allclose(e.obs[0, : 2 * batch.act_dim], first[i, : 2 * batch.act_dim], atol=1e-6)
         assert np.abs(e.actions).max() <= 0.0125 + 1e-7
+
+
+# ---- the original's files
+
+
+def recorded(task, episode, rows):
+    """A demonstration file in the original's layout, its rows made from an environment's run."""
+    batch = BATCHES[task]
+    env = batch(1)
+    env.reset(contexts=[0])
+    names = {
+        "aligning": ("push-box", "target-box"), "pushing": ("red-box", "green-box"),
+        "sorting": ("red-box1", "red-box2", "blue-box1", "blue-box2"),
+    }[task]  # fmt: skip
+    columns = {"des_c_pos": [], "c_pos": []}
+    objects = {name: {"pos": [], "quat": []} for name in names}
+    seen, rng = [], np.random.default_rng(episode)
+    for _ in range(rows):
+        before = env.tcp_pos[0].copy(), env.object_pose[0].copy()
+        seen.append(env.step(rng.normal(0.0, 0.004, (1, batch.act_dim)))[0][0])
+        columns["des_c_pos"].append(env.setpoint[0, :3].copy())
+        columns["c_pos"].append(before[0])
+        for name, pose in zip(names, before[1], strict=True):
+            objects[name]["pos"].append(pose[:3])
+            objects[name]["quat"].append(pose[3:])
+    stacked = {key: np.array(value) for key, value in columns.items()}
+    file = {"context": None, "robot": {**stacked, "j_pos": np.zeros((rows, 7))}}
+    file |= {name: {key: np.array(value) for key, value in parts.items()} for name, parts in objects.items()}
+    return file, np.array(seen)
+
+
+@pytest.fixture
+def no_data_root(monkeypatch):
+    monkeypatch.delenv("VDD_DATA_ROOT", raising=False)
+
+
+@every_task
+def test_files_of_the_original_give_the_environments_observations(task, tmp_path, no_data_root):
+    folder = tmp_path / "d3il" / datasets.OFFICIAL[task].folder
+    folder.mkdir(parents=True)
+    file, seen = recorded(task, 0, 12)
+    for i in range(3):
+        (folder / f"env_{i:03d}_00.pkl").write_bytes(pickle.dumps(file))
+    demos = datasets.load_demonstrations(task, tmp_path)
+    assert len(demos.episodes) == 3 and demos.source == "official"
+    episode = demos.episodes[0]
+    np.testing.assert_allclose(episode.obs, seen[:-1], atol=1e-6)
+    width = BATCHES[task].act_dim
+    np.testing.assert_allclose(episode.actions, np.diff(seen[:, :width], axis=0), atol=1e-6)
+    assert episode.mode == {"aligning": "1", "pushing": "", "sorting": ""}[task]
+
+    listed = tmp_path / "d3il" / datasets.OFFICIAL[task].lists[0]
+    listed.write_bytes(pickle.dumps(["env_000_00.pkl", "env_002_00.pkl"]))
+    assert len(datasets.load_demonstrations(task, tmp_path).episodes) == 2
+    listed.write_bytes(pickle.dumps(["env_000_00.pkl", "env_777_00.pkl"]))
+    with pytest.raises(UserError, match=r"1 of the 2 files .* missing, e.g. 'env_777_00.pkl'"):
+        datasets.load_demonstrations(task, tmp_path)
+
+
+def broken(change):
+    file, _ = recorded("pushing", 0, 5)
+    change(file)
+    return file
+
+
+BAD_FILES = {
+    "no object": (lambda f: f.pop("green-box"), "a dict with a dict 'green-box'"),
+    "short object": (lambda f: f["red-box"].update(pos=np.zeros((4, 3))), "5 rows and red-box.pos 4"),
+    "no quaternion": (
+        lambda f: f["red-box"].update(quat=np.zeros((5, 4))),
+        "red-box.quat is no unit quaternion in row 0",
+    ),
+    "nan": (lambda f: f["red-box"]["pos"].__setitem__((2, 1), np.nan), "red-box.pos is NaN or infinite in row 2"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_object_columns_are_named(kind, tmp_path, no_data_root):
+    change, message = BAD_FILES[kind]
+    folder = tmp_path / datasets.OFFICIAL["pushing"].folder
+    folder.mkdir(parents=True)
+    (folder / "env_000_00.pkl").write_bytes(pickle.dumps(broken(change)))
+    with pytest.raises(UserError, match=message) as caught:
+        datasets.load_demonstrations("pushing", tmp_path)
+    assert "env_000_00.pkl" in str(caught.value)

@@ -124,3 +124,12 @@ def test_bad_input_says_what_is_expected():
         metrics.compute(AVOIDING, episodes([True, True], ["a"]))
     with pytest.raises(UserError, match="lack mode"):
         metrics.compute(AVOIDING, {k: v for k, v in episodes([True], ["a"]).items() if k != "mode"})
+
+
+def test_further_bases():
+    """Sorting gives its entropy to the base of its six complete orders and to the base that the paper quotes."""
+    orders = ["rrbb", "rbrb", "rbbr", "brrb", "brbr", "bbrr"]
+    block = {"modes": 6, "modes_also": [18], "entropy": "per_context_drop"}
+    got = metrics.compute(block, episodes([True] * 6, orders, [0] * 6))
+    assert got["entropy"] == pytest.approx(1.0)
+    assert got["entropy_base_18"] == pytest.approx(math.log(6) / math.log(18))
