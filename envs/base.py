@@ -161,6 +161,10 @@ class BatchEnv:
         """success (n,) so far, mode (n, …) so far, tcp_pos (n, 3) m after the last physics."""
         return {"success": self.success.copy(), "mode": self.mode.copy(), "tcp_pos": self.tcp_pos.copy()}
 
+    def scene_poses(self, i: int) -> dict[str, np.ndarray]:
+        """Poses (7,) of the bodies without physics that simulation i's context moves, by name; for pictures."""
+        return {}
+
     def close(self) -> None:
         """Ends the threads of the batch."""
         self.sims.close()

@@ -1,8 +1,9 @@
 """The original's demonstration files (D3IL): what one of them holds, as an episode. NumPy only.
 
-One pickle is one demonstration: a dict with a dict `robot` of columns and, for tasks with objects, one dict an object with
-`pos` (T, 3) m and `quat` (T, 4) wxyz. Observations are all rows but the last, actions the differences between consecutive rows of
-the desired position, as in the original's data set classes. The behaviour of a file is found by the environment's own rule.
+One pickle is one demonstration: a dict with a dict `robot` of columns and, for tasks with objects, one dict an object
+with `pos` (T, 3) m and `quat` (T, 4) wxyz. Observations are all rows but the last, actions the differences between
+consecutive rows of the desired position, as in the original's data set classes. The behaviour of a file is found by the
+environment's own rule.
 
 Letters: T rows of a file, L = T - 1 rows of an episode, k objects.
 """

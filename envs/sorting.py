@@ -42,7 +42,7 @@ RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 WALLS = (
     ((0.4, 0.41), (0.1, 0.01)), ((0.3, 0.32), (0.005, 0.1)), ((0.5, 0.32), (0.005, 0.1)), ((0.4, 0.22), (0.1, 0.005)),
 )  # fmt: skip
-PLATFORM = {"friction": [0.3, 0.001, 0.0001], "priority": 1}
+PLATFORM: dict = {"friction": [0.3, 0.001, 0.0001], "priority": 1}
 # Joints (rad) and fingers (m), with their rates, after a reset: TCP at (0.52496, -0.29929, 0.25161) m, fingers closed.
 START_QPOS = np.array([
     -0.32682662581109306, 0.24562566192312055, -0.203252767118861, -1.952193734603906,
@@ -106,7 +106,7 @@ class SortingBatch(ObjectBatch):
         super()._begin(ids)
 
     def _finish(self, ids: np.ndarray) -> np.ndarray:
-        return inside(self.object_pose[ids]).all(1)
+        return np.all(inside(self.object_pose[ids]), 1)
 
     def _update_mode(self, ids: np.ndarray) -> None:
         order, counted = self._order[ids], self._counted[ids]

@@ -148,7 +148,7 @@ def test_missing_and_empty_folders_and_unknown_tasks(root, tmp_path):
             call("avoiding", tmp_path / "hollow")
         with pytest.raises(UserError, match=r"no loader .*: aligning, avoiding"):
             call("juggling", root)
-        with pytest.raises(UserError, match=r"no scripted demonstrator.*: avoiding, aligning"):
+        with pytest.raises(UserError, match=r"no scripted demonstrator.*: aligning, avoiding"):
             call("juggling")
 
 

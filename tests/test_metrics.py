@@ -152,3 +152,12 @@ def test_an_incomplete_success_has_no_order_and_tasks_without_levels_no_levels()
     got = metrics.compute(STACKING, episodes([True, True], ["rgb", "rg"], [0, 0]))
     assert got["success"] == 1.0 and got["entropy"] == 0.0
     assert not any(key.endswith(("_1", "_2")) for key in metrics.compute(AVOIDING, episodes([True], ["a"])))
+
+
+def test_further_bases():
+    """Sorting gives its entropy to the base of its six complete orders and to the base that the paper quotes."""
+    orders = ["rrbb", "rbrb", "rbbr", "brrb", "brbr", "bbrr"]
+    block = {"modes": 6, "modes_also": [18], "entropy": "per_context_drop"}
+    got = metrics.compute(block, episodes([True] * 6, orders, [0] * 6))
+    assert got["entropy"] == pytest.approx(1.0)
+    assert got["entropy_base_18"] == pytest.approx(math.log(6) / math.log(18))

@@ -51,12 +51,12 @@ class CubePusher:
         clear = (self.phase == RETREAT) & (np.linalg.norm(tool - cube, axis=1) > self.back)
         self.stage[clear], self.phase[clear] = self.stage[clear] + 1, APPROACH
         behind = cube - ahead * self.standoff[:, None] + side * self.aside[:, None]
-        ready = (self.phase == APPROACH) & (along < -0.04) & (np.abs(across) < 0.008) & (along > -0.1)
+        ready = (self.phase == APPROACH) & (along < -0.04) & (np.abs(across) < 0.012) & (along > -0.1)
         self.phase[ready & ~clear] = PUSH
         self.phase[(self.phase == PUSH) & ((np.abs(across) > 0.026) | (along > -0.012))] = APPROACH
 
         self.searching = np.where(self.phase == APPROACH, self.searching + 1, 0)
-        squeeze = np.clip(1.5 - self.searching / 100, 0.6, 1.0)  # passes closer in the end
+        squeeze = np.clip(1.4 - self.searching / 80, 0.6, 1.0)  # passes closer in the end
         way = around(tool, behind, cubes, KEEP_OFF * squeeze[:, None] * np.ones(cubes.shape[1]))
         far = np.linalg.norm(behind - tool, axis=1)
         approach = way * np.minimum(self.free, 0.25 * far + 0.002)[:, None]

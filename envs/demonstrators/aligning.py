@@ -1,10 +1,11 @@
 """Scripted demonstrations of Aligning: closed-loop pushes of the tray, from inside and from outside.
 
 The tray slides as a body whose friction resists turning at a radius `GRIP`: a force f at q (from its centre) moves it
-along f and turns it by (q x f) / GRIP^2 per length. With this model an episode chooses, again and again, where on a wall to push, in which
-direction and how far, so that what is left of displacement and turn becomes least, moves the rod there (within the tray, or
-around it), and pushes while the tray answers; all in closed loop, so the model need only be roughly right. Episodes differ in
-speeds, working height, model, how ready they are to change the spot, hesitations and a wandering hand.
+along f and turns it by (q x f) / GRIP^2 per length. With this model an episode chooses, again and again, where on a wall
+to push, in which direction and how far, so that what is left of displacement and turn becomes least, moves the rod
+there (within the tray, or around it), and pushes while the tray answers; all in closed loop, so the model need only be
+roughly right. Episodes differ in speeds, working height, model, how ready they are to change the spot, hesitations and a
+wandering hand.
 
 Letters: n episodes, C spots on the walls, F directions of the force, D lengths of a push.
 """

@@ -20,7 +20,8 @@ from envs.demonstrators._experts import generate_all, uniform
 GENERATOR_VERSION = "1"
 EPISODES = 1054  # spread evenly over the orders, the first ones one more
 BIN_X = np.array([0.4, 0.625])  # m: red, blue
-LINE_UP_Y = 0.13  # m, how near to the edge (y = 0.2) a cube may come on its way to the other side
+EDGE_Y = 0.2  # m, where the platform ends
+LINE_UP_Y = 0.11  # m, how near to the edge a cube may come on its way to the other side
 TIPPED_Z = 0.115  # m: the platform holds a cube's centre at 0.13
 
 
@@ -50,7 +51,9 @@ class SortingExpert(CubePusher):
         self.order = np.array([["rb".index(c) for c in mode] for mode in modes])  # (n, 4) colours
         self.place = np.stack([uniform(rngs, -0.04, 0.04) for _ in range(4)], 1)  # m from the bin's middle, a cube each
         self.depth = uniform(rngs, 0.30, 0.33)  # m, y that the pushes aim at
+        self.push *= 1.15
         self.which = np.full(len(modes), -1)
+        self.lining_up = np.zeros(len(modes), bool)
         self.chosen = np.full(len(modes), -1)  # the stage that `which` was chosen for
 
     def command(self, k: int) -> np.ndarray:
@@ -59,7 +62,7 @@ class SortingExpert(CubePusher):
         done = inside(poses)
         tipped = done & (poses[..., 2] < TIPPED_Z)
         colour = self.order[rows, np.minimum(self.stage, 3)]
-        open_ones = (COLOUR == colour[:, None]) & ~done
+        open_ones = (colour[:, None] == COLOUR) & ~done
         nearest = np.where(open_ones, poses[..., 1], -9.0).argmax(1)
         new = (self.chosen != self.stage) & open_ones.any(1)
         self.which[new], self.chosen[new] = nearest[new], self.stage[new]
@@ -67,8 +70,13 @@ class SortingExpert(CubePusher):
         goal_x = BIN_X[COLOUR[which]] + self.place[rows, which]
         cube = poses[rows, which]
         aside = np.abs(goal_x - cube[:, 0])
-        line_up = np.clip(cube[:, 1] + 0.5 * aside, 0.0, LINE_UP_Y)  # first to the right place along the edge
-        goal = np.stack([goal_x, np.where((aside > 0.045) & (cube[:, 2] > TIPPED_Z), line_up, self.depth)], 1)
+        line_up = np.minimum(cube[:, 1] + 0.6 * aside, LINE_UP_Y)  # first to the right place along the edge
+        at_edge = (
+            aside * (self.depth - EDGE_Y) / np.maximum(self.depth - cube[:, 1], 0.01)
+        )  # m beside it, going straight
+        self.lining_up |= at_edge > 0.07
+        self.lining_up &= (at_edge > 0.03) & (cube[:, 2] > TIPPED_Z)
+        goal = np.stack([goal_x, np.where(self.lining_up, line_up, self.depth)], 1)
         on_top = poses[..., 2] > 0.09  # what has fallen is in nobody's way
         cubes = np.where(on_top[..., None] | (np.arange(4) == which[:, None])[..., None], poses[..., :2], 8.0)
         return self.push_on(k, cubes, which, goal, tipped[rows, which])
