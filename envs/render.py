@@ -19,7 +19,7 @@ from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
 BACKENDS = ("egl", "osmesa")
-TASKS = ("avoiding", "aligning", "pushing", "sorting")
+TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking")
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
 
 
