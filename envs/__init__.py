@@ -7,4 +7,10 @@ gymnasium.register(
     entry_point="envs.avoiding:AvoidingEnv",
     vector_entry_point="envs.avoiding:AvoidingVectorEnv",
 )
+for _task in ("Aligning", "Pushing", "Sorting", "Stacking"):
+    gymnasium.register(
+        f"vdd/{_task}-v0",
+        entry_point=f"envs.{_task.lower()}:{_task}Env",
+        vector_entry_point=f"envs.{_task.lower()}:{_task}VectorEnv",
+    )
 gymnasium.register("vdd/Toy-v0", entry_point="envs.toy:ToyEnv", vector_entry_point="envs.toy:ToyVectorEnv")

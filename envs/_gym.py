@@ -75,7 +75,7 @@ class SingleEnv(gymnasium.Env):
             from envs.render import SceneRenderer  # only pictures need a GL library
 
             self._renderer = SceneRenderer(self.batch_class)
-        return self._renderer.picture(self.batch.sims.data[0].qpos)
+        return self._renderer.picture(self.batch.sims.data[0].qpos, moved=self.batch.scene_poses(0))
 
     def close(self) -> None:
         """Releases the renderer and the batch."""

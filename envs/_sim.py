@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
@@ -50,6 +50,22 @@ class Simulations:
         mujoco.mj_forward(self.model, data)
         data.qpos[:] = qpos
         data.qacc_warmstart[:] = 0.0
+
+    def drop(self, i: int, qpos: np.ndarray, qvel: np.ndarray, objects: Sequence[tuple[int, np.ndarray]]) -> None:
+        """Puts simulation i into the state after a reset; objects: (address in qpos, pose (7,)).
+
+        They are set down at rest and take the one physics step that ends a reset of the original; the robot's nine joints
+        end in (qpos, qvel).
+
+        The robot touches nothing at a reset, so the objects do not depend on how it moves in that step.
+        """
+        data, a, v = self.data[i], self.robot_qpos, self.robot_qvel
+        mujoco.mj_resetData(self.model, data)
+        data.qpos[a : a + 9], data.qvel[v : v + 9] = qpos - self.model.opt.timestep * qvel, qvel
+        for address, pose in objects:
+            data.qpos[address : address + 7] = pose
+        mujoco.mj_step(self.model, data)
+        data.qpos[a : a + 9], data.qvel[v : v + 9] = qpos, qvel
 
     def run(self, kernel: Callable, ids: np.ndarray, *args) -> None:
         """Calls kernel(model address, address table, ids, *args) on all ids, split over the threads."""

@@ -83,7 +83,8 @@ def update_mode(mode: np.ndarray, tcp_pos: np.ndarray) -> None:
 class AvoidingBatch(BatchEnv):
     """N simulations of Avoiding (see `envs.base.BatchEnv` for the interface)."""
 
-    obs_dim, act_dim, mode_dim = 4, 2, 9
+    obs_dim, act_dim = 4, 2
+    mode_shape, mode_dtype, first_mode = (9,), np.float64, 0.0
     max_steps = 250
     start_qpos, start_qvel = START_QPOS, START_QVEL
 

@@ -28,12 +28,17 @@ StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.
 
 
 class BatchEnv:
-    """N simulations of a task with the Cartesian controller. A task sets the constants and implements the hooks."""
+    """N simulations of a task. A task sets the constants and implements the hooks; the controller is the Cartesian one
+    unless `_simulate` is another. Tasks with loose objects and contexts start from `envs._objects.ObjectBatch`."""
 
     obs_dim: int
     act_dim: int
-    mode_dim: int
-    action_bound = 0.01  # m; the original's action space says so and enforces nothing
+    setpoint_dim = 7  # xyz m, quaternion wxyz
+    mode_shape: tuple[int, ...] = ()  # of one simulation's mode
+    mode_dtype: type | str = np.int64
+    first_mode: float | str = -1  # after a reset
+    recording_keys: tuple[str, ...] = ("qpos", "qvel", "tcp_pos", "ctrl_des_q", "ctrl_des_qd")  # T + 1 rows each
+    action_bound: float | np.ndarray = 0.01  # m; the original's action space says so and enforces nothing
     max_steps: int
     substeps: int = 35  # physics steps of 1 ms a control step
     start_qpos: np.ndarray  # (9,) robot joints and fingers after a reset
@@ -51,9 +56,9 @@ class BatchEnv:
         self.terminated = np.zeros(n, bool)
         self.truncated = np.zeros(n, bool)
         self.count = np.zeros(n, np.int64)  # control steps since the reset
-        self.mode = np.zeros((n, self.mode_dim))
+        self.mode = np.full((n, *self.mode_shape), self.first_mode, self.mode_dtype)
         self.tcp_pos = np.zeros((n, 3))
-        self.setpoint = np.zeros((n, 7))  # xyz m, quaternion wxyz
+        self.setpoint = np.zeros((n, self.setpoint_dim))
         self.obs = np.zeros((n, self.obs_dim), np.float32)
         self._desired = np.zeros((n, 7))
         self._desired_velocity = np.zeros((n, 7))
@@ -67,7 +72,7 @@ class BatchEnv:
         raise NotImplementedError
 
     def _contexts(self, ids: np.ndarray, contexts: Sequence | None, seeds: Sequence[int] | None) -> None:
-        """Applies one context to each of ids."""
+        """Chooses one context for each of ids, before they are placed; raises UserError for a bad one."""
         raise NotImplementedError
 
     def _target(self, actions: np.ndarray) -> np.ndarray:
@@ -99,9 +104,9 @@ class BatchEnv:
         for what, given in (("contexts", contexts), ("seeds", seeds)):
             if given is not None and len(given) != len(ids):
                 raise UserError(f"reset of {len(ids)} environments needs as many {what}, got {len(given)}")
-        for i in ids:
-            self.sims.place(i, self._start_qpos(i), self._start_qvel(i))
         self._contexts(ids, contexts, seeds)
+        for i in ids:
+            self._place(i)
         self._begin(ids)
         return self.obs.copy()
 
@@ -114,36 +119,39 @@ class BatchEnv:
         return self._step(self._target(self._checked(actions, self.act_dim, "actions")))
 
     def step_absolute(self, setpoints: np.ndarray) -> StepResult:
-        """One control step towards absolute poses (n, 7): xyz in m, quaternion wxyz, as the original's `step` takes."""
-        return self._step(self._checked(setpoints, 7, "set-points"))
+        """One control step towards absolute set-points (n, 7): xyz in m, quaternion wxyz, as the original's `step` takes."""
+        return self._step(self._checked(setpoints, self.setpoint_dim, "set-points"))
 
     def restore(self, i: int, recording: Any, k: int) -> np.ndarray:
         """Puts simulation i into row k of a recording (a path or a mapping of arrays); returns its observation (D,).
 
         The recording's keys are those of the reference traces: actions (T, 7) set-points, qpos, qvel, tcp_pos,
-        ctrl_des_q, ctrl_des_qd (T + 1 rows; row k is the state in which action k is given), success and mode (T).
+        ctrl_des_q, ctrl_des_qd (T + 1 rows; row k is the state in which action k is given), success and mode (T); for
+        tasks with objects also obj_pose (T + 1, k, 7).
         """
         if not (0 <= i < self.num_envs and int(i) == i):
             raise UserError(f"no environment {i!r}: the batch has 0 to {self.num_envs - 1}")
-        rec = read_recording(recording)
+        rec = read_recording(recording, self.recording_keys)
         last = len(rec["qpos"]) - 1
         if not (0 <= k <= last and int(k) == k):
             raise UserError(f"no row {k!r} in this recording: it has rows 0 to {last}")
-        width = self.sims.model.nq
-        if rec["qpos"].shape[1] != width or rec["mode"].shape[1:] != (self.mode_dim,):
+        width, mode = self.sims.model.nq, rec["mode"].shape[1:]
+        if rec["qpos"].shape[1] != width or mode != self.mode_shape:
             raise UserError(
                 f"the recording is of another task: {rec['qpos'].shape[1]} positions and modes of shape "
-                f"{rec['mode'].shape[1:]}, expected {width} and ({self.mode_dim},)"
+                f"{mode}, expected {width} and {self.mode_shape}"
             )
         self.sims.place(i, rec["qpos"][k], rec["qvel"][k])
+        self._recall_scene(i, rec)
         ids = np.array([i])
         self._begin(ids)
         self.count[i] = k
         if k > 0:
             self.setpoint[i] = rec["actions"][k - 1]
-            self.success[i] = rec["success"][k - 1]
-            self.mode[i] = rec["mode"][k - 1]
-            self.obs[i] = self._observe(ids, rec["tcp_pos"][k - 1 : k])[0]
+            self._recall_mode(i, rec, k)
+            self._recall(i, rec, k - 1)
+            self.obs[i] = self._observe(ids, self.tcp_pos[ids])[0]
+            self._read(ids)
         if np.isfinite(rec["ctrl_des_q"][k]).all():
             self._desired[i], self._desired_velocity[i] = rec["ctrl_des_q"][k], rec["ctrl_des_qd"][k]
             self._started[i] = True
@@ -153,26 +161,55 @@ class BatchEnv:
         """success (n,) so far, mode (n, …) so far, tcp_pos (n, 3) m after the last physics."""
         return {"success": self.success.copy(), "mode": self.mode.copy(), "tcp_pos": self.tcp_pos.copy()}
 
+    def scene_poses(self, i: int) -> dict[str, np.ndarray]:
+        """Poses (7,) of the bodies without physics that simulation i's context moves, by name; for pictures."""
+        return {}
+
     def close(self) -> None:
         """Ends the threads of the batch."""
         self.sims.close()
 
-    def _start_qpos(self, i: int) -> np.ndarray:
-        return self.start_qpos
-
-    def _start_qvel(self, i: int) -> np.ndarray:
-        return self.start_qvel
+    def _place(self, i: int) -> None:
+        """Puts simulation i into the state that a reset leaves behind."""
+        self.sims.place(i, self.start_qpos, self.start_qvel)
 
     def _begin(self, ids: np.ndarray) -> None:
         """Book-keeping of an episode's start, from the state that ids are in."""
-        self.tcp_pos[ids] = tcp = self.sims.tcp_positions(ids)
-        self.setpoint[ids, :3], self.setpoint[ids, 3:] = tcp, (0.0, 1.0, 0.0, 0.0)
+        self._read(ids)
+        self._first_setpoint(ids)
         self.active[ids] = self._was_reset[ids] = True
         self.success[ids] = self.terminated[ids] = self.truncated[ids] = self._started[ids] = False
         self.count[ids] = 0
-        self.mode[ids] = 0.0
+        self.mode[ids] = self.first_mode
         self._desired[ids] = self._desired_velocity[ids] = 0.0
-        self.obs[ids] = self._observe(ids, tcp)
+        self.obs[ids] = self._observe(ids, self.tcp_pos[ids])
+
+    def _first_setpoint(self, ids: np.ndarray) -> None:
+        """The set-point before the first action: where the tool is, pointing straight down."""
+        self.setpoint[ids, :3], self.setpoint[ids, 3:] = self.tcp_pos[ids], (0.0, 1.0, 0.0, 0.0)
+
+    def _read(self, ids: np.ndarray) -> None:
+        """Reads from the simulations what observations, success and mode are made of."""
+        self.tcp_pos[ids] = self.sims.tcp_positions(ids)
+
+    def _recall(self, i: int, rec: Mapping[str, np.ndarray], row: int) -> None:
+        """As `_read`, from a recording's row."""
+        self.tcp_pos[i] = rec["tcp_pos"][row]
+
+    def _recall_scene(self, i: int, rec: Mapping[str, np.ndarray]) -> None:
+        """Takes over from a recording what a context decides besides the joints."""
+
+    def _recall_mode(self, i: int, rec: Mapping[str, np.ndarray], k: int) -> None:
+        """Success, mode and what they remember, as of row k > 0."""
+        self.success[i] = rec["success"][k - 1]
+        self.mode[i] = rec["mode"][k - 1]
+
+    def _simulate(self, ids: np.ndarray) -> None:
+        """The physics of one control step."""
+        self.sims.run(
+            _control.cartesian_steps, ids, self.sims.robot_qpos, self.sims.robot_qvel, self.setpoint,
+            self._desired, self._desired_velocity, self._started, self.substeps,
+        )  # fmt: skip
 
     def _checked(self, rows: np.ndarray, width: int, what: str) -> np.ndarray:
         """rows as an (n, width) float array, or a clear error."""
@@ -194,26 +231,23 @@ class BatchEnv:
         self.obs[ids] = self._observe(ids, self.tcp_pos[ids])
         self.terminated[ids] = self._finish(ids)
         self.truncated[ids] = ~self.terminated[ids] & (self.count[ids] >= self.max_steps - 1)
-        self.sims.run(
-            _control.cartesian_steps, ids, self.sims.robot_qpos, self.sims.robot_qvel, self.setpoint,
-            self._desired, self._desired_velocity, self._started, self.substeps,
-        )  # fmt: skip
+        self._simulate(ids)
         self.count[ids] += 1
-        self.tcp_pos[ids] = self.sims.tcp_positions(ids)
+        self._read(ids)
         self._update_mode(ids)
         self.active &= ~(self.terminated | self.truncated)
         reward = (self.success & ~before).astype(np.float32)
         return self.obs.copy(), reward, self.terminated.copy(), self.truncated.copy(), self.info()
 
 
-def read_recording(recording: Any) -> Mapping[str, np.ndarray]:
-    """The arrays of a recording given as a path to an .npz file, an open one, or a mapping."""
+def read_recording(recording: Any, states: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The arrays of a recording given as a path to an .npz file, an open one, or a mapping; `states`: keys it needs."""
     if isinstance(recording, (str, Path)):
         if not Path(recording).is_file():
             raise UserError(f"no recording at {recording}")
         with np.load(recording, allow_pickle=False) as file:
             recording = {key: file[key] for key in file.files}
-    needed = ("actions", "qpos", "qvel", "tcp_pos", "ctrl_des_q", "ctrl_des_qd", "success", "mode")
+    needed = ("actions", *states, "success", "mode")
     missing = [key for key in needed if key not in recording]
     if missing:
         raise UserError(f"the recording lacks {', '.join(missing)}; needed: {', '.join(needed)}")

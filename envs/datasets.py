@@ -1,8 +1,6 @@
 """Demonstrations in one in-memory form, from the original benchmark's files or from the scripted demonstrators.
 
-Format of the original files: one pickle per demonstration, read by `envs.safe_pickle`. Which rows become observations
-and actions follows the original data set classes (D3IL, Jia et al. 2024): observation = every row but the last,
-action = the difference between consecutive rows of the desired position. Units: metres.
+Format of the original files: one pickle per demonstration (`envs.d3il_files`), read by `envs.safe_pickle`.
 
 A task's demonstrations need one entry in `OFFICIAL` (folder and parser) and one in `SCRIPTED` (generator module).
 """
@@ -20,21 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from envs import safe_pickle
+from envs import d3il_files, safe_pickle
+from envs.d3il_files import Episode
 from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Episode:
-    """One demonstration: `obs` (L, D) and `actions` (L, A), float32 and unscaled; `mode` = its behaviour as a key."""
-
-    obs: np.ndarray
-    actions: np.ndarray
-    context: Any = None
-    mode: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,89 +48,36 @@ class Demonstrations:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Avoiding
-# ---------------------------------------------------------------------------------------------------------------------
-
-LEVEL_Y = (-0.1, -0.1 + 0.18, -0.1 + 2 * 0.18)
-BAND = 0.03  # half-width in y of the first two levels' bands; the third level's is everything from its y on
-BORDERS = ((0.5,), (0.5 - 0.075, 0.5 + 0.075), (0.5 - 2 * 0.075, 0.5, 0.5 + 2 * 0.075))  # x between a level's gaps
-
-
-def avoiding_mode(tcp_xy: np.ndarray) -> str:
-    """The behaviour of a path of TCP positions (L, 2) as nine bits, one-hot per level (2 + 3 + 4), e.g. "101001000".
-
-    The original environment's rule (D3IL, `ObstacleAvoidanceEnv.check_mode`): the first position inside a level's band
-    decides it once and for all, and one exactly on a border decides nothing, except that the last two borders of the
-    third level count as its last gap. "" when a level stays undecided.
-    """
-    x, y = np.asarray(tcp_xy, dtype=np.float64).T  # (L,), (L,)
-    bits = ""
-    for level, borders in enumerate(BORDERS):
-        centre = LEVEL_Y[level]
-        inside = y >= centre if level == 2 else (y - BAND <= centre) & (centre <= y + BAND)
-        if not inside.any():
-            return ""
-        first = x[np.argmax(inside)]
-        gap = int(np.searchsorted(borders, first))
-        if first in borders:
-            if level < 2 or first == borders[0]:
-                return ""
-            gap = len(borders)
-        bits += "".join("1" if i == gap else "0" for i in range(len(borders) + 1))
-    return bits
-
-
-def _avoiding_episode(content: Any, name: str) -> Episode:
-    """obs = desired xy, actual xy (4); action = change of desired xy (2)."""
-    desired = _column(content, "des_c_pos", 3, name)[:, :2]  # (L+1, 2)
-    actual = _column(content, "c_pos", 3, name)[:, :2]  # (L+1, 2)
-    if len(desired) != len(actual):
-        raise UserError(
-            f"{name}: robot.des_c_pos has {len(desired)} rows and robot.c_pos {len(actual)}; "
-            "they must be equal: download the file again"
-        )
-    obs = np.concatenate([desired, actual], axis=1)[:-1]  # (L, 4)
-    return Episode(obs.astype(np.float32), np.diff(desired, axis=0).astype(np.float32), None, avoiding_mode(actual))
-
-
-def _column(content: Any, key: str, width: int, name: str) -> np.ndarray:
-    """`content["robot"][key]` as float64 (rows, width), checked. Raises `UserError`."""
-    robot = content.get("robot") if isinstance(content, dict) else None
-    if not isinstance(robot, dict):
-        found = f"keys {sorted(map(str, content))[:6]}" if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{name}: not a D3IL demonstration; expected a dict with a dict 'robot', found {found}")
-    if key not in robot:
-        raise UserError(f"{name}: robot.{key} is missing; found {', '.join(sorted(map(str, robot))[:16]) or 'no keys'}")
-    array = robot[key]
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
-        found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise UserError(f"{name}: robot.{key} must be an array of numbers, found {found}")
-    if array.ndim != 2 or array.shape[1] != width:
-        raise UserError(
-            f"{name}: robot.{key} has shape {array.shape}, expected (rows, {width}); is this another task's file?"
-        )
-    if len(array) < 2:
-        raise UserError(f"{name}: robot.{key} has {len(array)} row(s), expected at least 2; leave this file out")
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-    if len(bad):
-        raise UserError(f"{name}: robot.{key} is NaN or infinite in row {bad[0]}; repair the file or leave it out")
-    return array.astype(np.float64)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Sources
 # ---------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Official:
-    """Where a task's files lie below the data root (with or without a leading `d3il/`), and how one of them is read."""
+    """Where a task's files lie below the data root (with or without a leading `d3il/`), and how one of them is read.
+
+    lists: files that name the demonstrations to use; where one of them exists, others are left out, as in the original.
+    """
 
     folder: str
     parse: Callable[[Any, str], Episode]
+    lists: tuple[str, ...] = ()
 
 
-OFFICIAL = {"avoiding": Official("avoiding/data", _avoiding_episode)}
+OFFICIAL = {
+    "avoiding": Official("avoiding/data", d3il_files.avoiding),
+    "aligning": Official(
+        "aligning/all_data/state", d3il_files.aligning, ("aligning/train_files.pkl", "aligning/eval_files.pkl")
+    ),
+    "pushing": Official("pushing/all_data", d3il_files.pushing, ("pushing/train_files.pkl", "pushing/eval_files.pkl")),
+    "sorting": Official(
+        "sorting/4_boxes/state", d3il_files.sorting,
+        ("sorting/4_boxes_train_files.pkl", "sorting/4_boxes_eval_files.pkl"),
+    ),
+    "stacking": Official(
+        "stacking/all_data", d3il_files.stacking, ("stacking/train_files.pkl", "stacking/eval_files.pkl")
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,7 +91,14 @@ class Scripted:
     episodes: int
 
 
-SCRIPTED = {"avoiding": Scripted("envs.demonstrators.avoiding", 96), "toy": Scripted("envs.demonstrators.toy", 4000)}
+SCRIPTED = {
+    "avoiding": Scripted("envs.demonstrators.avoiding", 96),
+    "aligning": Scripted("envs.demonstrators.aligning", 1000),
+    "pushing": Scripted("envs.demonstrators.pushing", 2000),
+    "sorting": Scripted("envs.demonstrators.sorting", 1054),
+    "stacking": Scripted("envs.demonstrators.stacking", 1095),
+    "toy": Scripted("envs.demonstrators.toy", 4000),
+}
 
 
 def identify(task: str, data_root: Path | str | None = None, seed: int = 0) -> tuple[str, str]:
@@ -210,9 +153,9 @@ def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
         )
     folder = OFFICIAL[task].folder
     places = [root / "d3il" / folder, root / folder]
-    for place in places:
+    for base, place in zip((root / "d3il", root), places, strict=True):
         if place.is_dir():
-            paths = sorted(place.glob("*.pkl"))
+            paths = _listed(sorted(place.glob("*.pkl")), [base / name for name in OFFICIAL[task].lists], place)
             if paths:
                 return [(path, safe_pickle.read_bytes(path)) for path in paths]
             raise UserError(f"{place}: holds no *.pkl files; expected one per demonstration of task {task!r}")
@@ -220,6 +163,26 @@ def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
         f"data root {root}: nothing for task {task!r}; expected {' or '.join(map(str, places))}. "
         "Give no data root to use the scripted demonstrations"
     )
+
+
+def _listed(paths: list[Path], lists: list[Path], place: Path) -> list[Path]:
+    """Those of the paths that the lists name; all of them where there is no list."""
+    lists = [path for path in lists if path.is_file()]
+    if not lists or not paths:
+        return paths
+    wanted: set[str] = set()
+    for path in lists:
+        names = safe_pickle.load(path)
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            raise UserError(f"{path}: expected a list of file names, found {type(names).__name__}; download it again")
+        wanted.update(names)
+    missing = sorted(wanted - {path.name for path in paths})
+    if missing:
+        raise UserError(
+            f"{place}: {len(missing)} of the {len(wanted)} files that {lists[0].name} and the like name are missing, "
+            f"e.g. {missing[0]!r}; complete the download, or remove the lists to use what is there"
+        )
+    return [path for path in paths if path.name in wanted]
 
 
 def _identity(files: list[tuple[Path, bytes]]) -> str:

@@ -19,6 +19,7 @@ from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
 BACKENDS = ("egl", "osmesa")
+TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking")
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
 
 
@@ -55,10 +56,18 @@ class SceneRenderer:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mujoco.MjvScene(self.model, maxgeom=1000)
 
-    def picture(self, qpos: np.ndarray, camera: dict | None = None) -> np.ndarray:
-        """(height, width, 3) uint8 of the state qpos, seen from camera (see `VIEW`)."""
+    def picture(
+        self, qpos: np.ndarray, camera: dict | None = None, moved: dict[str, np.ndarray] | None = None
+    ) -> np.ndarray:
+        """(height, width, 3) uint8 of the state qpos, seen from camera (see `VIEW`).
+
+        moved: poses (7,) of bodies without joints that a context moves, by name (`ObjectBatch.scene_poses`).
+        """
         width, height = self.size
         self._gl.make_current()
+        for name, pose in (moved or {}).items():
+            body = self.model.body(name).id
+            self.model.body_pos[body], self.model.body_quat[body] = pose[:3], pose[3:]
         self.data.qpos[:] = qpos
         mujoco.mj_forward(self.model, self.data)
         view = mujoco.MjvCamera()
@@ -84,26 +93,30 @@ class SceneRenderer:
 
 
 def _task(name: str) -> type[BatchEnv]:
-    tasks = {"avoiding": ("envs.avoiding", "AvoidingBatch")}
-    if name not in tasks:
-        raise unknown("task", name, tasks)
-    module, attribute = tasks[name]
-    return getattr(importlib.import_module(module), attribute)
+    if name not in TASKS:
+        raise unknown("task with a scene", name, TASKS)
+    return getattr(importlib.import_module(f"envs.{name}"), f"{name.capitalize()}Batch")
 
 
 def render_task(
     task: str, path: str | Path, qpos: np.ndarray | None = None, width: int = 960, height: int = 640,
     solid: bool = True, camera: dict | None = None,
 ) -> Path:  # fmt: skip
-    """Writes a PNG of the task's scene in the state qpos (default: after a reset); returns its path."""
+    """Writes a PNG of the task's scene in the state qpos (default: after a reset); returns its path.
+
+    Tasks with contexts are drawn in their first evaluation context.
+    """
     from PIL import Image
 
     batch = _task(task)
+    env = batch(1)
+    env.reset(contexts=[0])
     renderer = SceneRenderer(batch, width, height, solid)
     try:
-        pixels = renderer.picture(batch.start_qpos if qpos is None else qpos, camera)
+        pixels = renderer.picture(env.sims.data[0].qpos if qpos is None else qpos, camera, env.scene_poses(0))
     finally:
         renderer.close()
+        env.close()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)

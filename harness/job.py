@@ -202,6 +202,7 @@ def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) 
         threads=spec["threads"],
         workdir=workdir,
         on_progress=progress.report,
+        data_root=spec["data_root"],
     )
 
 

@@ -7,7 +7,13 @@ evaluation code does (D3IL, one variant per task family):
     per_context_zero  one per context, averaged; a context without any success counts as 0 (Aligning, Pushing)
     per_context_drop  one per context, averaged over the contexts with a success (Sorting, Stacking)
 
-Differences from the original: without any success the entropy is 0.0, where the original divides 0 by 0.
+A task may count sub-goals (Stacking: `levels = [3, 6]`): its behaviour is a sequence with one letter for each sub-goal
+reached. `success_n` is then the share of rollouts with at least n letters, and `entropy_n` the entropy of the first n
+letters among those, to the base `levels[n - 1]`; `success` and `entropy` are the whole task's.
+
+Differences from the original: without any success the entropy is 0.0, where the original divides 0 by 0. A success
+whose sequence is not complete (boxes that arrive together in the last steps) has no order and is left out of `entropy`,
+where the original takes it for the first in its list of orders.
 """
 
 from collections import Counter
@@ -25,9 +31,10 @@ KEYS = ("context", "success", "mode", "length", "return")
 def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, float]:
     """`{"success", "entropy", "length", "return"}`: success rate and entropy in [0, 1], mean steps, mean return.
 
-    `task_block` gives `modes` (|B|) and `entropy` (a variant above); `episodes` one list per key of `KEYS`, one entry
-    per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant that does not
-    exist, for lists of different lengths and for no rollouts at all.
+    `task_block` gives `modes` (|B|) and `entropy` (a variant above), and perhaps `modes_also`: further |B|, each with its
+    `entropy_base_<|B|>`, and `levels` (above), which add `success_n` and `entropy_n`; `episodes` one list per key of
+    `KEYS`, one entry per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant
+    that does not exist, for lists of different lengths and for no rollouts at all.
     """
     missing = [key for key in KEYS if key not in episodes]
     if missing:
@@ -36,14 +43,27 @@ def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, 
     if len(set(counts.values())) != 1 or not counts["success"]:
         raise UserError(f"metrics: every list must have one entry per rollout and at least one; got {counts}")
     success = np.asarray(episodes["success"], dtype=bool)  # (rollouts,)
+    levels = task_block.get("levels", [])
+    mode = [m if len(m) > len(levels) else "" for m in episodes["mode"]] if levels else episodes["mode"]
+    shown = (task_block["entropy"], success.tolist(), mode, episodes["context"])
     return {
         "success": float(success.mean()),
-        "entropy": behaviour_entropy(
-            task_block["entropy"], success.tolist(), episodes["mode"], episodes["context"], task_block["modes"]
-        ),
+        "entropy": behaviour_entropy(*shown, task_block["modes"]),
+        **{f"entropy_base_{n}": behaviour_entropy(*shown, n) for n in task_block.get("modes_also", ())},
+        **_levels(task_block["entropy"], levels, episodes["mode"], episodes["context"]),
         "length": float(np.mean(episodes["length"])),
         "return": float(np.mean(episodes["return"])),
     }
+
+
+def _levels(variant: str, levels: list[int], mode: list[str], context: list) -> dict[str, float]:
+    """`success_n` and `entropy_n` of every n from 1 to the number of levels, whose numbers of behaviours are given."""
+    found = {}
+    for n, modes in enumerate(levels, 1):
+        reached = [len(m) >= n for m in mode]
+        found[f"success_{n}"] = float(np.mean(reached))
+        found[f"entropy_{n}"] = behaviour_entropy(variant, reached, [m[:n] for m in mode], context, modes)
+    return found
 
 
 def behaviour_entropy(

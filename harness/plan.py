@@ -20,10 +20,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Data:
-    """Where a task's demonstrations come from: `official` or `scripted`, and what identifies them."""
+    """Where a task's demonstrations come from: `official` or `scripted`, and what identifies them.
+
+    contexts: SHA-256 of the task's evaluation contexts, None for a task without.
+    """
 
     source: str
     identity: str
+    contexts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,9 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
                 weights = {"origin": "trained", "config_hash": needed.config_hash}
                 teacher = Teacher(needed.key, "trained", str(path), None, hyper)
                 needs = (needed.key,)
-        identity = {"config": config, "data": data[task].identity, "metric_version": metric_version}
+        identity: dict[str, Any] = {"config": config, "data": data[task].identity, "metric_version": metric_version}
+        if data[task].contexts is not None:
+            identity["contexts"] = data[task].contexts
         config_hash = digest({**identity, "backend": BACKEND, "teacher": weights})
         return Cell(task, method, seed, block["role"], config, data[task], teacher, config_hash, needs, requested)
 

@@ -2,6 +2,10 @@
 
 An episode's random stream derives from (cell, "episode", index) alone, a chunk always holds the same episodes, and a
 simulation knows nothing of its neighbours: so the result depends neither on threads nor on workers nor on interruptions.
+
+A task with `contexts = C` and `rollouts = R` is evaluated R / C times in each, as the original does: episode e starts
+from context e // (R / C). Fewer rollouts than R take the first contexts, as often each: the entropy per context depends
+on that number.
 """
 
 from __future__ import annotations
@@ -38,8 +42,11 @@ def evaluate(
     threads: int,
     workdir: Path,
     on_progress: Progress = lambda done, total, values: None,
+    data_root: str | Path | None = None,
 ) -> dict[str, list[Any]]:
-    """`rollouts` episodes as lists: context, success (bool), mode (str), length (control steps), return (float).
+    """`rollouts` episodes as lists: context (its index), success (bool), mode (str), length (control steps), return (float).
+
+    data_root: where the original's evaluation contexts may lie.
 
     Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again.
     """
@@ -52,7 +59,8 @@ def evaluate(
         chunk = read_chunk(path, count)
         if chunk is None:
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
-            chunk = run_chunk(method, task, seeds, threads)
+            contexts = [context_of(task, first + i) for i in range(count)]
+            chunk = run_chunk(method, task, contexts, seeds, threads, data_root)
             write_atomic(path, json.dumps(chunk) + "\n")
         for key in KEYS:
             episodes[key] += chunk[key]
@@ -70,11 +78,21 @@ def read_chunk(path: Path, count: int) -> dict[str, list[Any]] | None:
     return chunk if whole else None
 
 
-def run_chunk(method: Method, task: dict[str, Any], seeds: list[int], threads: int) -> dict[str, list[Any]]:
+def context_of(task: dict[str, Any], episode: int) -> int:
+    """The evaluation context of an episode: each as often as in the full evaluation, one after the other."""
+    contexts = task.get("contexts", 1)
+    return episode * contexts // task["rollouts"] % contexts
+
+
+def run_chunk(
+    method: Method, task: dict[str, Any], contexts: list[int], seeds: list[int], threads: int,
+    data_root: str | Path | None = None,
+) -> dict[str, list[Any]]:  # fmt: skip
     """One batch of episodes to their ends."""
-    env = batch_class(task)(len(seeds), num_threads=threads)
+    where = {"data_root": data_root} if "contexts" in task else {}
+    env = batch_class(task)(len(seeds), num_threads=threads, **where)
     try:
-        obs = env.reset(seeds=seeds)
+        obs = env.reset(contexts=contexts, seeds=seeds)
         policy = Policy(method)
         policy.reset(seeds)
         returns, length = np.zeros(len(seeds)), np.zeros(len(seeds), int)
@@ -84,7 +102,7 @@ def run_chunk(method: Method, task: dict[str, Any], seeds: list[int], threads: i
             returns[active] += reward[active]
             length += active
         return {
-            "context": [0] * len(seeds),
+            "context": list(contexts),
             "success": info["success"].astype(bool).tolist(),
             "mode": [env.mode_name(row) for row in info["mode"]],
             "length": length.tolist(),

@@ -23,6 +23,7 @@ from harness.registry import Suites, load_suites, select, select_seeds
 
 def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list[int], list[str]]:
     """The plan that the options ask for, the seeds, and remarks. Reads data and records, writes nothing."""
+    from envs.contexts import evaluation_contexts
     from envs.datasets import identify
 
     seeds = select_seeds(args.seeds)
@@ -33,7 +34,13 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     sets = parse_sets(suites, args.set)
     if args.budget not in suites.budgets:
         raise unknown("budget", args.budget, suites.budgets)
-    data = {task: plan.Data(*identify(task, args.data_root)) for task in tasks}
+    data = {
+        task: plan.Data(
+            *identify(task, args.data_root),
+            evaluation_contexts(task, args.data_root).sha256 if "contexts" in suites.tasks[task] else None,
+        )
+        for task in tasks
+    }
     sources = "+".join(sorted({entry.source for entry in data.values()}))
     name = f"{args.budget}-{sources}" + (f"-{args.teacher}" if args.teacher else "")
     out = Path(args.out if args.out is not None else f"runs/{name}")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from envs import datasets
-from envs.datasets import Episode, avoiding_mode, identify, load_demonstrations
+from envs.d3il_files import avoiding_mode
+from envs.datasets import Episode, identify, load_demonstrations
 from harness.errors import UserError
 
 
@@ -145,9 +146,9 @@ def test_missing_and_empty_folders_and_unknown_tasks(root, tmp_path):
         (tmp_path / "hollow/avoiding/data").mkdir(parents=True, exist_ok=True)
         with pytest.raises(UserError, match=r"holds no \*\.pkl"):
             call("avoiding", tmp_path / "hollow")
-        with pytest.raises(UserError, match=r"no loader .*: avoiding"):
+        with pytest.raises(UserError, match=r"no loader .*: aligning, avoiding"):
             call("juggling", root)
-        with pytest.raises(UserError, match=r"no scripted demonstrator.*: avoiding"):
+        with pytest.raises(UserError, match=r"no scripted demonstrator.*: aligning, avoiding"):
             call("juggling")
 
 

@@ -15,7 +15,7 @@ from envs.avoiding import AvoidingBatch
 from harness.errors import UserError
 
 TRACE = Path(__file__).parent / "data" / "traces" / "avoiding_8.npz"
-TASKS = ("vdd/Avoiding-v0",)
+TASKS = ("vdd/Avoiding-v0", "vdd/Aligning-v0", "vdd/Pushing-v0", "vdd/Sorting-v0", "vdd/Stacking-v0")
 
 
 @pytest.fixture
@@ -113,11 +113,12 @@ def test_bad_input_is_named(env):
         env.unwrapped.step(np.array([np.inf, 0.0]))
 
 
-def test_picture(tmp_path):
-    from envs.render import draw_avoiding_paths, render_task
+@pytest.mark.parametrize("task", ["avoiding", "aligning", "pushing", "sorting", "stacking"])
+def test_picture(tmp_path, task):
+    from envs.render import render_task
 
     try:
-        path = render_task("avoiding", tmp_path / "scene.png", width=160, height=120)
+        path = render_task(task, tmp_path / "scene.png", width=160, height=120)
     except UserError as error:
         assert "no OpenGL library" in str(error)
         pytest.skip(str(error))
@@ -125,8 +126,13 @@ def test_picture(tmp_path):
 
     pixels = np.asarray(Image.open(path)).astype(int)
     assert pixels.shape == (120, 160, 3)
-    red = (pixels[..., 0] > 150) & (pixels[..., 1:].max(-1) < 60)
-    assert red.sum() > 50  # the cylinders
-    with pytest.raises(UserError, match=r"unknown task 'avoidng'.* Did you mean 'avoiding'"):
+    red = (pixels[..., 0] > 120) & (pixels[..., 1:].max(-1) < 70)
+    assert red.sum() > 20  # cylinders, a wall of the tray, cubes
+
+
+def test_drawing_needs_a_known_task(tmp_path):
+    from envs.render import draw_avoiding_paths, render_task
+
+    with pytest.raises(UserError, match=r"'avoidng'.* Did you mean 'avoiding'"):
         render_task("avoidng", tmp_path / "x.png")
     assert draw_avoiding_paths([], tmp_path / "paths.png").stat().st_size > 1000

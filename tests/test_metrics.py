@@ -124,3 +124,40 @@ def test_bad_input_says_what_is_expected():
         metrics.compute(AVOIDING, episodes([True, True], ["a"]))
     with pytest.raises(UserError, match="lack mode"):
         metrics.compute(AVOIDING, {k: v for k, v in episodes([True], ["a"]).items() if k != "mode"})
+
+
+STACKING = {"modes": 6, "entropy": "per_context_drop", "levels": [3, 6]}
+
+
+def test_levels_by_hand():
+    """Two contexts: orders rgb, rbg | rg, b, none. Sub-goals count with or without the whole task's success."""
+    got = metrics.compute(
+        STACKING, episodes([True, True, False, False, False], ["rgb", "rbg", "rg", "b", ""], [0, 0, 1, 1, 1])
+    )
+    assert (got["success"], got["success_1"], got["success_2"]) == (0.4, 0.8, 0.6)
+    one = [0.0, math.log(2) / math.log(3)]  # first letters: r, r | r, b
+    two = [math.log(2) / math.log(6), 0.0]  # rg, rb | rg
+    assert got["entropy_1"] == pytest.approx(sum(one) / 2, abs=1e-12)
+    assert got["entropy_2"] == pytest.approx(sum(two) / 2, abs=1e-12)
+    assert got["entropy"] == pytest.approx(math.log(2) / math.log(6), abs=1e-12)  # the second context has no success
+
+
+def test_levels_of_uniform_orders_are_one():
+    orders = ["rgb", "rbg", "grb", "gbr", "brg", "bgr"]
+    got = metrics.compute(STACKING, episodes([True] * 18, orders * 3, [0] * 18))
+    assert [got[k] for k in ("entropy", "entropy_1", "entropy_2")] == pytest.approx([1.0] * 3, abs=1e-12)
+
+
+def test_an_incomplete_success_has_no_order_and_tasks_without_levels_no_levels():
+    got = metrics.compute(STACKING, episodes([True, True], ["rgb", "rg"], [0, 0]))
+    assert got["success"] == 1.0 and got["entropy"] == 0.0
+    assert not any(key.endswith(("_1", "_2")) for key in metrics.compute(AVOIDING, episodes([True], ["a"])))
+
+
+def test_further_bases():
+    """Sorting gives its entropy to the base of its six complete orders and to the base that the paper quotes."""
+    orders = ["rrbb", "rbrb", "rbbr", "brrb", "brbr", "bbrr"]
+    block = {"modes": 6, "modes_also": [18], "entropy": "per_context_drop"}
+    got = metrics.compute(block, episodes([True] * 6, orders, [0] * 6))
+    assert got["entropy"] == pytest.approx(1.0)
+    assert got["entropy_base_18"] == pytest.approx(math.log(6) / math.log(18))
