@@ -13,7 +13,6 @@ from envs.demonstrators._experts import Hand, around, left_of, uniform, unit
 
 APPROACH, PUSH, RETREAT = 0, 1, 2
 KEEP_OFF = 0.062  # m from a cube's centre while going round it
-CUBES_APART = 0.095  # m between the centres of a pushed cube and one that it goes round
 
 
 class CubePusher:
@@ -21,6 +20,8 @@ class CubePusher:
 
     When the cube slips off to a side, the rod goes behind it again. `stage` (n,) counts the cubes that were left behind.
     """
+
+    apart = 0.095  # m between the centres of a pushed cube and one that it goes round
 
     def __init__(self, env: Any, rngs: list[np.random.Generator]):
         self.env, n = env, len(rngs)
@@ -41,7 +42,7 @@ class CubePusher:
         env, rows = self.env, self.rows
         tool, cube = env.tcp_pos[:, :2], cubes[rows, which]
         others = np.where((np.arange(cubes.shape[1]) == which[:, None])[..., None], 9.0, cubes)  # itself: far away
-        ahead = around(cube, goal, others, np.full(cubes.shape[:2], CUBES_APART))
+        ahead = around(cube, goal, others, np.full(cubes.shape[:2], self.apart))
         side = left_of(ahead)
         left = np.linalg.norm(goal - cube, axis=1)
         along = ((tool - cube) * ahead).sum(1)

@@ -46,12 +46,14 @@ def generate(
 class SortingExpert(CubePusher):
     """Controller of a batch of Sorting; modes: the order of colours that each episode is to show."""
 
+    apart = 0.082
+
     def __init__(self, env: Any, modes: list[str], rngs: list[np.random.Generator]):
         super().__init__(env, rngs)
         self.order = np.array([["rb".index(c) for c in mode] for mode in modes])  # (n, 4) colours
         self.place = np.stack([uniform(rngs, -0.04, 0.04) for _ in range(4)], 1)  # m from the bin's middle, a cube each
         self.depth = uniform(rngs, 0.30, 0.33)  # m, y that the pushes aim at
-        self.push *= 1.15
+        self.push *= 1.3  # there is more to do
         self.which = np.full(len(modes), -1)
         self.lining_up = np.zeros(len(modes), bool)
         self.chosen = np.full(len(modes), -1)  # the stage that `which` was chosen for
