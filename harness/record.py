@@ -1,22 +1,29 @@
 """Records: one JSON file a cell, written atomically, checked when read.
 
 `<out>/records/<task>/<method>/<seed>.json`; working files under `<out>/work/<task>/<method>/<seed>/`.
-The schema stands in docs/architecture.md. `checksum` is over everything else in the record.
+The schema stands in docs/architecture.md. `checksum` is over everything else in the record, whatever its layout; `seal`,
+the last line, is over the bytes before it, so that a reader of a few keys (`head`) verifies the file without parsing it all.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
+import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import lease
 from harness.config import digest
 
 SCHEMA = 1
-NOT_COMPARED = ("timings", "provenance", "checksum")  # what may differ between two runs of one cell
+NOT_COMPARED = ("timings", "provenance", "checksum", "seal")  # what may differ between two runs of one cell
+NAME = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)  # of a task or method: they become folders
 KEYS: dict[str, Any] = {
     "schema": int,
     "cell": dict,
@@ -38,7 +45,15 @@ KEYS: dict[str, Any] = {
     "timings": dict,
     "checksum": str,
 }
-OPTIONAL: dict[str, Any] = {"likelihood": (dict, type(None)), "quality": (dict, type(None))}  # older records lack them
+OPTIONAL: dict[str, Any] = {  # older records lack them
+    "likelihood": (dict, type(None)), "quality": (dict, type(None)), "recipe": dict, "seal": str,
+}  # fmt: skip
+SEAL = b' "seal": "'
+TAIL = len(SEAL) + 64 + len(b'"\n}\n')  # bytes from the seal's line on
+HEAD = (
+    "schema", "cell", "status", "error", "budget", "backend", "config", "config_hash", "metric_version", "data", "teacher",
+    "weights", "metrics", "checksum",
+)  # fmt: skip
 
 Record = dict[str, Any]
 
@@ -62,18 +77,38 @@ def work_path(out: Path, key: str) -> Path:
     return out / "work" / key
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, whenever the writer dies."""
+def write_atomic(path: Path, content: str | bytes, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new one, whenever the writer dies.
+
+    A cell whose lease another runner has taken (`harness/lease.py`) raises LeaseLost and writes nothing. durable=False:
+    without waiting for the disk, for what may be lost.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")  # no process id: two machines may share one
     try:
         with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
+        lease.guard()
         part.replace(path)
+        if durable:
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not for folders here
+            raise
+    finally:
+        os.close(handle)
 
 
 def plain(value: Any) -> Any:
@@ -90,18 +125,35 @@ def plain(value: Any) -> Any:
 
 
 def checksum(record: Record) -> str:
-    """SHA-256 of the record without its `checksum`."""
-    return digest({k: v for k, v in record.items() if k != "checksum"})
+    """SHA-256 of the record without its `checksum` and `seal`."""
+    return digest({k: v for k, v in record.items() if k not in ("checksum", "seal")})
 
 
 def write(path: Path, record: Record) -> Record:
     """Write a record (one line a top-level key) and return it as a reader will see it."""
-    record = plain(record)
+    record = {k: v for k, v in plain(record).items() if k not in ("checksum", "seal")}
     record["checksum"] = checksum(record)
     check(record)
     lines = (f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items())
-    write_atomic(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    text = ("{\n" + ",\n".join(lines) + ",\n").encode()
+    record["seal"] = hashlib.sha256(text).hexdigest()
+    write_atomic(path, text + SEAL + record["seal"].encode() + b'"\n}\n')
     return record
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file; a symbolic link, which may lead anywhere, is an InvalidRecord."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidRecord("is a symbolic link") from None
+        raise
+    with open(handle, "rb") as file:
+        try:
+            return file.read()
+        except IsADirectoryError:
+            raise InvalidRecord("is a folder") from None
 
 
 def refuse_constant(text: str) -> Any:
@@ -111,15 +163,64 @@ def refuse_constant(text: str) -> Any:
 
 def read(path: Path, key: str | None = None) -> Record:
     """Read and check a record; InvalidRecord says what is wrong with it. `key`: the cell that it must belong to."""
+    return parse(read_bytes(path), key)
+
+
+def parse(data: bytes, key: str | None = None) -> Record:
+    """A record from its file's bytes, everything checked."""
     try:
-        record = json.loads(path.read_bytes(), parse_constant=refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        record = json.loads(data, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of thousands of digits
+        if isinstance(error, InvalidRecord):
+            raise
         raise InvalidRecord(f"is cut off or no JSON ({str(error)[:80]})") from None
     check(record)
-    cell = record["cell"]
-    if key is not None and key != f"{cell['task']}/{cell['method']}/{cell['seed']}":
-        raise InvalidRecord(f"belongs to another cell, {cell['task']}/{cell['method']}/{cell['seed']}"[:200])
+    if "seal" in record and not sealed(data):
+        raise InvalidRecord("was altered: its seal does not match")
+    check_owner(record, key)
     return record
+
+
+def sealed(data: bytes) -> bool:
+    """Whether a record's last line is the SHA-256 of the bytes before it."""
+    body, tail = data[:-TAIL], data[-TAIL:]
+    return tail == SEAL + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
+
+
+def check_owner(record: Record, key: str | None) -> None:
+    """The record belongs to cell `key`."""
+    cell = record["cell"]
+    if key is not None and key != key_of(**cell):
+        raise InvalidRecord(f"belongs to another cell, {cell['task']}/{cell['method']}/{cell['seed']}"[:200])
+
+
+def head(path: Path, key: str | None = None) -> Record:
+    """The keys HEAD of a record, the whole file verified by its seal: twenty times as fast as `read`.
+
+    A record without a seal (older ones), or whose seal does not match, goes through `read`, which says what is wrong.
+    """
+    data = read_bytes(path)
+    if not sealed(data):
+        return parse(data, key)
+    record: Record = {}
+    for line in data[:-TAIL].split(b"\n"):
+        name, colon, value = line.partition(b'": ')
+        if colon and name.startswith(b' "') and name[2:].decode("ascii", "replace") in HEAD:
+            record[name[2:].decode()] = json.loads(value.removesuffix(b","))
+    if record.keys() != set(HEAD) or record["schema"] != SCHEMA:
+        return parse(data, key)
+    check_cell(record["cell"])
+    check_owner(record, key)
+    return record
+
+
+def check_cell(cell: Any) -> None:
+    """`cell` names a cell, and nothing outside the folders of records."""
+    if not isinstance(cell, dict) or cell.keys() != {"task", "method", "seed"}:
+        raise InvalidRecord("has a malformed 'cell'")
+    names = all(isinstance(cell[k], str) and NAME.fullmatch(cell[k]) for k in ("task", "method"))
+    if not names or type(cell["seed"]) is not int or cell["seed"] < 0:
+        raise InvalidRecord("has a cell that no command can ask for")
 
 
 def check(record: Any) -> None:
@@ -134,23 +235,41 @@ def check(record: Any) -> None:
     for name, kind in OPTIONAL.items():
         if name in record and not isinstance(record[name], kind):
             raise InvalidRecord(f"has a {name!r} of the wrong type")
-    if record["cell"].keys() != {"task", "method", "seed"}:
-        raise InvalidRecord("has a malformed 'cell'")
+    check_cell(record["cell"])
     if record["status"] not in ("done", "failed"):
         raise InvalidRecord(f"has status {record['status'][:20]!r}")
     if record["checksum"] != checksum(record):
         raise InvalidRecord("was altered: its checksum does not match")
-    if record["status"] == "done" and len({len(v) for v in record["episodes"].values()}) > 1:
+    lists = record["episodes"].values()
+    if record["status"] == "done" and not all(isinstance(v, list) for v in lists):
+        raise InvalidRecord("has episodes that are no lists")
+    if record["status"] == "done" and len({len(v) for v in lists}) > 1:
         raise InvalidRecord("has episode lists of different lengths")
 
 
 def set_aside(path: Path, why: str) -> Path:
-    """Rename a file to `<name>.<why>-N`, N being the first that is free, and return the new path."""
+    """Rename a file to `<name>.<why>-N`, N being the first that is free, and return the new path.
+
+    Two processes may do so at once: no file replaces another, and the second finds nothing (FileNotFoundError).
+    """
     for n in range(1, 10_000):
         target = path.with_name(f"{path.name}.{why}-{n}")
-        if not target.exists():
+        if path.is_symlink() or path.is_dir():  # which cannot be linked
+            if os.path.lexists(target):
+                continue
             path.rename(target)
             return target
+        try:
+            os.link(path, target)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno == errno.ENOENT or os.path.lexists(target):
+                raise
+            path.rename(target)  # a file system without links
+            return target
+        path.unlink()
+        return target
     raise FileExistsError(f"too many files set aside beside {path}")
 
 
@@ -161,7 +280,10 @@ def comparable(record: Record) -> Record:
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a cell from its record: `missing`, `done`, `failed`, `other` (another configuration) or `corrupt`."""
+    """What is known of a cell from its record: `missing`, `done`, `failed`, `other` (another configuration) or `corrupt`.
+
+    `record` has at least the keys HEAD.
+    """
 
     name: str
     record: Record | None = None
@@ -172,7 +294,7 @@ def state(out: Path, key: str, config_hash: str) -> State:
     """Look up a cell's record. Only a `done` record of the very configuration makes the cell finished."""
     path = record_path(out, key)
     try:
-        found = read(path, key)
+        found = head(path, key)
     except (FileNotFoundError, NotADirectoryError):
         return State("missing")
     except InvalidRecord as error:
