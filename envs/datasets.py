@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,15 +305,15 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
     if episodes[0].context is not None:
         arrays["contexts"] = np.stack([np.asarray(e.context, dtype=np.float64) for e in episodes])
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:  # readable as other files are: a cache may be shared
             np.savez_compressed(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

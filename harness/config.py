@@ -37,10 +37,13 @@ def parse_sets(suites: Suites, texts: list[str]) -> Sets:
 
 def parse_value(text: str) -> Any:
     """A TOML value; what is not TOML is taken as a string."""
+    if len(text) > 1000:
+        raise UserError(f"--set: no value is {len(text):,} characters long")
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return found["value"] if found.keys() == {"value"} else text
 
 
 def apply(config: Config, overrides: dict[str, Any], where: str) -> None:

@@ -80,7 +80,7 @@ def check(spec: Spec) -> None:
         method_class.Config(**spec["config"]["hyper"])
         GPTConfig(**spec["config"]["gpt"])
         train.TrainConfig(**spec["config"]["train"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
         raise UserError(f"{spec['task']}/{spec['method']}: {error}") from None
 
 
@@ -214,6 +214,13 @@ def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) 
     )
 
 
+def recipe(spec: Spec) -> dict[str, Any]:
+    """What else it takes to run the cell again from its record alone (harness/reproduce.py)."""
+    kept = {name: spec[name] for name in ("class", "role", "evaluate_only", "task_block")}
+    teacher = spec["teacher"]
+    return kept | {"teacher": teacher and {name: teacher.get(name) for name in ("class", "hyper", "trained")}}
+
+
 def remarks() -> dict[str, list[str]]:
     """`remarks` for the provenance: the working files that were found damaged; nothing where there were none."""
     return {"remarks": list(sealed.REMARKS)} if sealed.REMARKS else {}
@@ -246,4 +253,5 @@ def make_record(
         "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
         "provenance": provenance(spec["device"], spec["threads"]) | ready.how | remarks(),
         "timings": timings,
+        "recipe": recipe(spec),
     }

@@ -112,7 +112,11 @@ class Elsewhere:
             self.first, self.before = False, checksum
         if state.name == "done":
             return ""
-        if state.name == "failed" and checksum != self.before and state.record["config_hash"] == self.spec["config_hash"]:  # type: ignore[index]
+        if (
+            state.name == "failed"
+            and checksum != self.before
+            and state.record["config_hash"] == self.spec["config_hash"]
+        ):  # type: ignore[index]
             return f"{state.why} (in another run)"
         return None
 
@@ -145,7 +149,9 @@ class Queue:
     def put_off(self, key: str, other: Elsewhere) -> bool:
         """Another run has the cell: look again later, less and less often. Returns whether that is news."""
         news = key not in self.elsewhere
-        other.pause = min(other.pause * 1.5, max(POLL, ttl_setting() / 8))  # a lease must be seen several times in a TTL
+        other.pause = min(
+            other.pause * 1.5, max(POLL, ttl_setting() / 8)
+        )  # a lease must be seen several times in a TTL
         other.next = clock() + other.pause
         self.elsewhere[key] = other
         return news
@@ -365,7 +371,10 @@ class Pool:
             return f"its record or folder is in the way of this run (log: {log_path(spec)})"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         message = f"the cell's process {how} and left no result (log: {log_path(spec)})"
-        return give_up(spec, "WorkerDied", message.split(" (log")[0], os.path.relpath(log_path(spec), spec["out"])) and message
+        return (
+            give_up(spec, "WorkerDied", message.split(" (log")[0], os.path.relpath(log_path(spec), spec["out"]))
+            and message
+        )
 
     def stop(self) -> None:
         """End what still runs; it resumes from its checkpoints on the next run."""

@@ -4,8 +4,8 @@
 
 * claim: generation g + 1 is created by link(2), which is atomic on NFS too, where g is absent, given back or expired. Exactly
   one runner can create it; it then removes g. No lock is needed for that, and no lease is ever renamed under its holder.
-* renewal: a thread writes a counter into the holder's own open file every quarter of the TTL. Were the lease taken meanwhile, it
-  would write into a file that no longer has a name.
+* renewal: a thread writes a counter into the holder's own open file every quarter of the TTL. Were the lease taken meanwhile,
+  it would write into a file that no longer has a name.
 * expiry: whoever wants the cell saw the very same bytes for a whole TTL of its own monotonic clock, looking often enough.
   Clocks of different machines are never compared. On the holder's own machine a holder that no longer runs is noticed at once.
 * withdrawal: the new holder looks once more at g; if it beat in the meantime, the new holder withdraws. The old one beats, then
@@ -255,7 +255,7 @@ class Watch:
             lease.path.unlink(missing_ok=True)  # ours alone: nobody takes a lease that was never seen for a TTL
             os.close(handle)
             return None
-        lease.after_death = bool(seen) and parsed(seen).get("state") != "released"
+        lease.after_death = parsed(seen or b"").get("state", "released") != "released"
         for entry in list(os.scandir(self.folder)):
             match = FILE.fullmatch(entry.name)
             if (match and int(match[1]) < lease.generation) or entry.name.endswith(".part"):

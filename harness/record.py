@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import Any
 
 from harness import lease
 from harness.config import digest
+from harness.schema import NAME
 
 SCHEMA = 1
 NOT_COMPARED = ("timings", "provenance", "checksum", "seal")  # what may differ between two runs of one cell
-NAME = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)  # of a task or method: they become folders
 KEYS: dict[str, Any] = {
     "schema": int,
     "cell": dict,
@@ -254,22 +253,18 @@ def set_aside(path: Path, why: str) -> Path:
     """
     for n in range(1, 10_000):
         target = path.with_name(f"{path.name}.{why}-{n}")
-        if path.is_symlink() or path.is_dir():  # which cannot be linked
-            if os.path.lexists(target):
-                continue
-            path.rename(target)
-            return target
         try:
-            os.link(path, target)
+            target.open("xb").close()  # the name is ours
         except FileExistsError:
             continue
-        except OSError as error:
-            if error.errno == errno.ENOENT or os.path.lexists(target):
-                raise
-            path.rename(target)  # a file system without links
-            return target
-        path.unlink()
-        return target
+        try:
+            if path.is_dir() and not path.is_symlink():  # which replaces no file
+                target.unlink()
+                return path.rename(target)
+            return path.replace(target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
     raise FileExistsError(f"too many files set aside beside {path}")
 
 

@@ -25,6 +25,7 @@ CSV_HEAD = (
     "paper_mean", "paper_std", "diff", "data", "budget", "backend", "teacher",
 )  # fmt: skip
 BOOTSTRAP_SEED = 0
+NAMED = 20  # bad files that a table names
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Table:
 
 
 def read_records(out: Path) -> tuple[dict[tuple[str, str], dict[int, record.Record]], list[str]]:
-    """Every done record below `out`: (task, method) -> seed -> record; and a line for each file that is no valid record."""
+    """Every done record below `out`: (task, method) -> seed -> its head; and a line for each file that is no valid record."""
     found: dict[tuple[str, str], dict[int, record.Record]] = {}
     bad = []
     for path in sorted((out / "records").glob("*/*/*.json")):
         try:
-            entry = record.read(path, f"{path.parts[-3]}/{path.parts[-2]}/{path.stem}")
+            entry = record.head(path, f"{path.parts[-3]}/{path.parts[-2]}/{path.stem}")
         except (OSError, record.InvalidRecord) as error:
             bad.append(f"left out: {path.relative_to(out)} {error}")
             continue
@@ -104,8 +105,12 @@ def read_paper(name: str) -> dict[tuple[str, str, str], tuple[float, float | Non
 def build(out: Path, suites: Suites, names: list[str]) -> list[Table]:
     """The named tables from the records in `out`."""
     found, bad = read_records(out)
+    cells, damaged = plan.saved(out)
+    bad += [f"left out: {path.relative_to(out)} {why}" for path, why in damaged]
+    if len(bad) > NAMED:
+        bad = [*bad[:NAMED], f"and {len(bad) - NAMED} more files left out: python -m harness validate names them"]
     planned: dict[tuple[str, str], int] = {}
-    for cell in plan.saved_cells(out).values():
+    for cell in cells.values():
         group = (cell["task"], cell["method"])
         planned[group] = planned.get(group, 0) + 1
     return [build_one(name, suites, found, planned, bad) for name in names]

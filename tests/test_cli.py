@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from standins import call, make_demonstrations, verb, write_record
+from standins import call, make_demonstrations, verb, write_plan, write_record
 
 from harness import record
 
@@ -94,7 +94,7 @@ def test_status_tells_every_state(tmp_path, capsys):
         record.write_atomic(path, json.dumps(state | {"pid": pid}))
     cells = [("beso", 0), ("cd", 0), ("cd", 1), ("ddpm", 0), ("vdd_ve", 0), ("vdd_ve", 1), ("vdd_ve", 2)]
     content = [{"task": "avoiding", "method": m, "seed": s, "config_hash": "h", "needs": []} for m, s in cells]
-    record.write_atomic(tmp_path / "plans" / "p.json", json.dumps({"cells": content}))
+    write_plan(tmp_path, content)
     assert verb("status", "--out", str(tmp_path)) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     told = {line.split()[1]: line.split()[0] for line in lines}
