@@ -317,6 +317,22 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
         raise
 
 
+def check_cache(path: Path) -> str:
+    """What is wrong with a cached file of demonstrations; "" for an undamaged one. Raises OSError."""
+    with path.open("rb"):
+        pass
+    try:
+        _read_cache(path)
+    except Exception as error:  # whatever a damaged file makes NumPy raise
+        return f"is damaged ({type(error).__name__}: {str(error)[:100]})"
+    return ""
+
+
+def cache_folder() -> Path:
+    """Where scripted demonstrations are kept."""
+    return _cache_dir(None)
+
+
 def _read_cache(path: Path) -> list[Episode]:
     """Raises whatever NumPy raises for a damaged file, or ValueError when the arrays' SHA-256 differs."""
     with np.load(path, allow_pickle=False) as file:

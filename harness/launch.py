@@ -112,11 +112,8 @@ class Elsewhere:
             self.first, self.before = False, checksum
         if state.name == "done":
             return ""
-        if (
-            state.name == "failed"
-            and checksum != self.before
-            and state.record["config_hash"] == self.spec["config_hash"]
-        ):  # type: ignore[index]
+        ours = (state.record or {}).get("config_hash") == self.spec["config_hash"]
+        if state.name == "failed" and ours and checksum != self.before:
             return f"{state.why} (in another run)"
         return None
 

@@ -190,6 +190,27 @@ def weights_checked(cell: Cell, out: Path) -> Cell:
     return replace(cell, state=records.State("missing", why="its weights are gone and a student needs them"))
 
 
+def altered_weights(plan: Plan, limit: int = 2**32) -> list[str]:
+    """A line for each done cell whose weights are not those of its record and that this run does not train again.
+
+    Its record stays valid: the weights had been evaluated before. At most `limit` bytes are hashed.
+    """
+    lines, read = [], 0
+    for cell in plan.cells:
+        path = records.work_path(plan.out, cell.key) / shipped.WEIGHTS
+        if cell.state.name != "done" or not path.is_file():
+            continue
+        read += path.stat().st_size
+        if read > limit:
+            lines.append("not all weights were checked: python -m harness validate does")
+            break
+        if weights_checked(cell, plan.out).state.name != "done":
+            lines.append(
+                f"{path} was altered or cut: it is not what the record of {cell.key} says, and must not be used"
+            )
+    return lines
+
+
 def settle(plan: Plan, overwrite: bool) -> list[str]:
     """Make room for the cells to run: set broken records aside, and other configurations' on `overwrite`.
 

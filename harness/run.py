@@ -74,7 +74,7 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
             raise UserError(f"--device {args.device}: this machine has {count} CUDA devices")
     for task in dict.fromkeys(spec["task"] for spec in specs):
         load_demonstrations(task, data_root=args.data_root, progress=Generating(task))
-    for spec in specs:
+    for spec in {(spec["task"], spec["method"]): spec for spec in specs}.values():  # seeds differ in nothing else
         job.check(spec)
 
 
@@ -124,6 +124,8 @@ def main(argv: list[str]) -> int:
     if specs:
         check_before(specs, args)
     for line in plan.settle(made, args.overwrite):
+        say(line)
+    for line in plan.altered_weights(made):
         say(line)
     plan.save(made, seeds)
     results = execute(made, specs, workers) if specs else {}
