@@ -10,6 +10,7 @@ A task's demonstrations need one entry in `OFFICIAL` (folder and parser) and one
 import contextlib
 import hashlib
 import importlib
+import io
 import logging
 import os
 import secrets
@@ -25,6 +26,7 @@ from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None] | None
+TRAILER = b"\nsha256:"  # behind the archive in a cached file, before the SHA-256 of all that stands before
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +310,9 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
     temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:  # readable as other files are: a cache may be shared
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **arrays)
+            file.write(buffer.getvalue() + TRAILER + hashlib.sha256(buffer.getvalue()).hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -324,7 +328,7 @@ def check_cache(path: Path) -> str:
     try:
         _read_cache(path)
     except Exception as error:  # whatever a damaged file makes NumPy raise
-        return f"is damaged ({type(error).__name__}: {str(error)[:100]})"
+        return f"is damaged: {str(error)[:120]}"
     return ""
 
 
@@ -334,8 +338,12 @@ def cache_folder() -> Path:
 
 
 def _read_cache(path: Path) -> list[Episode]:
-    """Raises whatever NumPy raises for a damaged file, or ValueError when the arrays' SHA-256 differs."""
-    with np.load(path, allow_pickle=False) as file:
+    """Raises ValueError for a file that is not the one that was written, byte for byte, and what NumPy raises."""
+    raw = path.read_bytes()
+    end = len(raw) - len(TRAILER) - 64
+    if raw[max(end, 0) :] != TRAILER + hashlib.sha256(raw[: max(end, 0)]).hexdigest().encode():
+        raise ValueError("was altered or cut, or is of an older version: the SHA-256 at its end does not match")
+    with np.load(io.BytesIO(raw[:end]), allow_pickle=False) as file:
         arrays = dict(file)
     ends = np.cumsum(arrays["lengths"])[:-1]
     contexts = arrays.get("contexts", [None] * len(arrays["lengths"]))

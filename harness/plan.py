@@ -262,16 +262,22 @@ def save(plan: Plan, seeds: list[int]) -> Path:
         with contextlib.suppress(OSError):  # another user's
             os.utime(path)  # the latest plan says what a cell's configuration should be
     else:
-        head = json.dumps({k: v for k, v in content.items() if k != "cells"})
-        body = ",\n".join(json.dumps(cell) for cell in cells)
-        records.write_atomic(path, f'{head[:-1]}, "cells": [\n{body}\n]}}\n')
+        records.write_atomic(path, plan_text(content))
     return path
+
+
+def plan_text(content: dict[str, Any]) -> bytes:
+    """The one way in which a plan is written: its cells last, a line each."""
+    head = json.dumps({k: v for k, v in content.items() if k != "cells"})
+    body = ",\n".join(json.dumps(cell) for cell in content["cells"])
+    return f'{head[:-1]}, "cells": [\n{body}\n]}}\n'.encode()
 
 
 def read_plan(path: Path) -> list[dict[str, Any]]:
     """The cells of a saved plan. Raises InvalidRecord, saying why, for one that is damaged or was never one."""
     try:
-        content = json.loads(records.read_bytes(path), parse_constant=records.refuse_constant)
+        data = records.read_bytes(path)
+        content = json.loads(data, parse_constant=records.refuse_constant)
     except (ValueError, RecursionError) as error:
         if isinstance(error, records.InvalidRecord):
             raise
@@ -285,6 +291,8 @@ def read_plan(path: Path) -> list[dict[str, Any]]:
         if not isinstance(cell, dict) or cell.keys() != {"task", "method", "seed", "config_hash", "needs"}:
             raise records.InvalidRecord("has a malformed cell")
         records.check_cell({name: cell[name] for name in ("task", "method", "seed")})
+    if plan_text(content) != data:
+        raise records.InvalidRecord("was altered: its layout is not that of a plan")
     return cells
 
 

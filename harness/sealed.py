@@ -38,21 +38,27 @@ def put_away(path: Path, why: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON object with a `checksum` over everything else in it."""
-    sealed = content | {"checksum": digest(content)}
-    write_atomic(path, json.dumps(sealed, allow_nan=False) + "\n")
+    write_atomic(path, encoded(content | {"checksum": digest(content)}))
+
+
+def encoded(sealed: dict[str, Any]) -> bytes:
+    """The one way in which a sealed object is written."""
+    return (json.dumps(sealed, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote, without the checksum. Raises Damaged, and OSError where there is no file."""
     try:
-        content = json.loads(read_bytes(path), parse_constant=refuse_constant)
+        data = read_bytes(path)
+        content = json.loads(data, parse_constant=refuse_constant)
     except InvalidRecord as error:
         raise Damaged(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise Damaged(f"is cut off or no JSON ({str(error)[:80]})") from None
     if not isinstance(content, dict) or "checksum" not in content:
         raise Damaged("is no JSON object with a checksum")
-    if content.pop("checksum") != digest(content):
+    whole = encoded(content) == data  # to the last blank
+    if content.pop("checksum") != digest(content) or not whole:
         raise Damaged("was altered: its checksum does not match")
     return content
 

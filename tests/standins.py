@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import signal
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import cli, record
+from harness import cli, plan, record
 from harness.config import digest
 
 
@@ -83,7 +82,7 @@ def write_plan(out: Path, cells: list[dict[str, Any]]) -> Path:
     """A plan file as a run saves it, of cells given as task, method, seed and config_hash."""
     content = {"schema": 1, "budget": "smoke", "seeds": [0], "cells": [{"needs": [], **cell} for cell in cells]}
     path = out / "plans" / f"{digest(content)[:16]}.json"
-    record.write_atomic(path, json.dumps(content))
+    record.write_atomic(path, plan.plan_text(content))
     return path
 
 

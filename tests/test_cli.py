@@ -100,7 +100,7 @@ def test_status_tells_every_state(tmp_path, capsys):
     told = {line.split()[1]: line.split()[0] for line in lines}
     assert told == {
         "avoiding/beso/0": "done", "avoiding/cd/0": "failed", "avoiding/cd/1": "corrupt", "avoiding/ddpm/0": "outdated",
-        "avoiding/vdd_ve/0": "running", "avoiding/vdd_ve/1": "interrupted", "avoiding/vdd_ve/2": "missing",
+        "avoiding/vdd_ve/0": "running", "avoiding/vdd_ve/1": "interrupted", "avoiding/vdd_ve/2": "waiting",
     }  # fmt: skip
     text = "\n".join(lines)
     assert "train 5/10 · loss 0.5 · 2 min left" in text and "FloatingPointError: loss (log: " in text
