@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.registry import SUITES
 from harness.shipped import TEACHERS
 
 DEFAULT_BUDGET = "quick"
+LONGEST = 2000  # characters of a message
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +55,7 @@ def guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         return main(argv)
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split()))[:LONGEST], file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command continues the rest", file=sys.stderr)

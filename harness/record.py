@@ -206,9 +206,13 @@ def head(path: Path, key: str | None = None) -> Record:
         name, colon, value = line.partition(b'": ')
         if colon and name.startswith(b' "') and name[2:].decode("ascii", "replace") in HEAD:
             record[name[2:].decode()] = json.loads(value.removesuffix(b","))
-    if record.keys() != set(HEAD) or record["schema"] != SCHEMA:
+    if (
+        record.keys() != set(HEAD)
+        or record["schema"] != SCHEMA
+        or not all(isinstance(record[k], KEYS[k]) for k in HEAD)
+    ):
         return parse(data, key)
-    check_cell(record["cell"])
+    check_inner(record)
     check_owner(record, key)
     return record
 
@@ -234,7 +238,7 @@ def check(record: Any) -> None:
     for name, kind in OPTIONAL.items():
         if name in record and not isinstance(record[name], kind):
             raise InvalidRecord(f"has a {name!r} of the wrong type")
-    check_cell(record["cell"])
+    check_inner(record)
     if record["status"] not in ("done", "failed"):
         raise InvalidRecord(f"has status {record['status'][:20]!r}")
     if record["checksum"] != checksum(record):
@@ -244,6 +248,30 @@ def check(record: Any) -> None:
         raise InvalidRecord("has episodes that are no lists")
     if record["status"] == "done" and len({len(v) for v in lists}) > 1:
         raise InvalidRecord("has episode lists of different lengths")
+
+
+def check_inner(record: Record) -> None:
+    """What readers rely on inside the keys HEAD."""
+    check_cell(record["cell"])
+    error, data, teacher = record["error"], record["data"], record["teacher"]
+    texts: list[Any] = []
+    if record["status"] == "failed":
+        texts += [error.get("type"), error.get("message")] if isinstance(error, dict) else [None]
+    else:
+        texts += [data.get("source")]
+        texts += [] if teacher is None else [teacher.get(name) for name in ("cell", "origin", "sha256")]
+        texts += [] if record["weights"] is None else [record["weights"].get("sha256")]
+        texts += (
+            [record["config"]["teacher"].get("method")] if isinstance(record["config"].get("teacher"), dict) else []
+        )
+        if not all(type(value) in (int, float) for value in record["metrics"].values()):
+            raise InvalidRecord("has metrics that are no numbers")
+        if type(data.get("episodes")) is not int:
+            raise InvalidRecord("does not say how many demonstrations it is from")
+    if not all(isinstance(text, str) for text in texts) or not all(
+        isinstance(v, dict) for v in record["config"].values()
+    ):
+        raise InvalidRecord("has a malformed error, data, teacher, weights or config")
 
 
 def set_aside(path: Path, why: str) -> Path:

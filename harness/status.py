@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import lease, progress, record, scheduler
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.plan import saved
 
 ORDER = (
@@ -163,7 +163,7 @@ def lines(out: Path, everything: bool = False) -> list[str]:
         rows = [row for row in rows if row[1][0] not in ("queued", "waiting", "missing", "done")]
     width = max((len(key) for key, _ in rows), default=0)
     report = [f"{state:11}  {key:{width}}  {detail}".rstrip() for key, (state, detail) in rows] + report
-    return [*damaged, *report, counts(found)]
+    return [printable(line) for line in [*damaged, *report, counts(found)]]
 
 
 def counts(found: Found) -> str:

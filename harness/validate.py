@@ -17,7 +17,7 @@ from typing import Any
 
 from envs.datasets import check_cache
 from harness import lease, plan, record, sealed
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.shipped import WEIGHTS, file_sha256, policy_sha256, sha256_in
 
 ASIDE = re.compile(r".+\.(?:corrupt|old)(?:-\d+)?")
@@ -218,4 +218,4 @@ def lines(report: Report) -> list[str]:
     text = [f"note  {path}: {why}" for path, why in report.notes]
     text += [f"BAD   {path}: {why}" for path, why in report.bad]
     counted = ", ".join(f"{n} {kind}" for kind, n in report.checked.items()) or "no files"
-    return [*text, f"checked {counted}; {len(report.bad)} bad"]
+    return [*map(printable, text), f"checked {counted}; {len(report.bad)} bad"]
