@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -72,7 +73,12 @@ def cores() -> int:
 
 def check_out(out: Path, write: bool) -> None:
     """The out folder can be made and written to; with `write` it is made."""
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        if "\0" in str(out):
+            raise OSError(errno.EINVAL, "a name cannot hold a zero byte")
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"--out {str(out)[:200]} is not writable: {error.strerror}") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--out {out} is not writable: {existing} is no folder that you may write to")
     if write:

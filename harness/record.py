@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,11 +149,11 @@ def read_bytes(path: Path) -> bytes:
         if error.errno == errno.ELOOP:
             raise InvalidRecord("is a symbolic link") from None
         raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InvalidRecord("is no regular file")
     with open(handle, "rb") as file:
-        try:
-            return file.read()
-        except IsADirectoryError:
-            raise InvalidRecord("is a folder") from None
+        return file.read()
 
 
 def refuse_constant(text: str) -> Any:

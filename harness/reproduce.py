@@ -225,10 +225,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--threads must be between 1 and 1024. Got {args.threads}")
     try:
         found = record.read(args.record)
-    except FileNotFoundError:
-        raise UserError(f"no record {args.record}") from None
-    except record.InvalidRecord as error:
-        raise UserError(f"{args.record} {error}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, record.InvalidRecord):
+            raise UserError(f"{args.record} {error}") from None
+        raise UserError(f"no record {args.record}: {getattr(error, 'strerror', error)}") from None
     path = args.record.absolute()
     key = record.key_of(**found["cell"])
     root = path.parents[min(3, len(path.parents) - 1)]

@@ -13,7 +13,6 @@ from harness.errors import UserError
 NAME = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 CLASS = re.compile(r"(?:methods|envs)(?:\.[a-z_][a-z0-9_]*)+:[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 CSV_FILE = re.compile(r"[A-Za-z0-9_]+\.csv", re.ASCII)
-Scalar = (bool, int, float, str)
 LONGEST = 200  # characters of a title
 
 
@@ -21,8 +20,13 @@ def is_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
+def is_scalar(value: Any) -> bool:
+    """A truth value, a word, or a number that is finite and of a size that numbers have."""
+    return isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and abs(value) < 1e300)
+
+
 def is_scalars(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(v, Scalar) for v in value.values())
+    return isinstance(value, dict) and all(is_scalar(v) for v in value.values())
 
 
 def is_text(value: Any) -> bool:
