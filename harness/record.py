@@ -8,6 +8,7 @@ the last line, is over the bytes before it, so that a reader of a few keys (`hea
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import math
@@ -54,6 +55,8 @@ HEAD = (
     "schema", "cell", "status", "error", "budget", "backend", "config", "config_hash", "metric_version", "data", "teacher",
     "weights", "metrics", "checksum",
 )  # fmt: skip
+
+HEAD_LINES = {f' "{name}"'.encode() for name in HEAD}
 
 Record = dict[str, Any]
 
@@ -218,12 +221,21 @@ def head(path: Path, key: str | None = None) -> Record:
     return record
 
 
+@functools.lru_cache(1024)
+def matches(name: str) -> bool:
+    return NAME.fullmatch(name) is not None
+
+
+def is_name(value: Any) -> bool:
+    """A task's or method's name: what can be a folder and nothing else."""
+    return isinstance(value, str) and matches(value)
+
+
 def check_cell(cell: Any) -> None:
     """`cell` names a cell, and nothing outside the folders of records."""
     if not isinstance(cell, dict) or cell.keys() != {"task", "method", "seed"}:
         raise InvalidRecord("has a malformed 'cell'")
-    names = all(isinstance(cell[k], str) and NAME.fullmatch(cell[k]) for k in ("task", "method"))
-    if not names or type(cell["seed"]) is not int or cell["seed"] < 0:
+    if not (is_name(cell["task"]) and is_name(cell["method"])) or type(cell["seed"]) is not int or cell["seed"] < 0:
         raise InvalidRecord("has a cell that no command can ask for")
 
 

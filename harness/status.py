@@ -34,9 +34,14 @@ def states(out: Path) -> Found:
     the last plan's. `queued`: SLURM has it. `waiting`: planned, without a record, while others run; `missing`: planned, without
     a record, and nothing runs.
     """
+    return look(out)[0]
+
+
+def look(out: Path) -> tuple[Found, list[tuple[Path, str]]]:
+    """The states, and the damaged plans with why."""
     if not out.is_dir():
         raise UserError(f"no folder {out}: nothing was run with this --out")
-    planned, _ = saved(out)
+    planned, damaged = saved(out)
     recorded = summaries(out)
     jobs = scheduler.jobs(out)
     keys = dict.fromkeys([*planned, *recorded])
@@ -46,15 +51,17 @@ def states(out: Path) -> Found:
         if state == "missing" and busy:
             open_needs = [n for n in planned[key]["needs"] if found.get(n, ("",))[0] != "done"]
             found[key] = ("waiting", f"needs {', '.join(map(str, open_needs))}" if open_needs else "")
-    return found
+    return found, damaged
 
 
 def state_of(
     out: Path, key: str, planned: dict[str, Any] | None, recorded: list[Any] | None, job: scheduler.JobState | None
 ) -> tuple[str, str]:
     """One cell. A live progress file comes first: a cell that runs again still has its old record."""
-    workdir = record.work_path(out, key)
-    live = progress.read(workdir) if os.path.lexists(workdir / progress.FILE) else None
+    live = None
+    if os.path.lexists(f"{out}/work/{key}/{progress.FILE}"):  # no Path: this is done for every cell
+        workdir = record.work_path(out, key)
+        live = progress.read(workdir)
     if live is not None and running(workdir, live):
         return "running", f"{progress.line(live)} (log: {workdir / 'log.txt'})"
     if job is not None and job.state in scheduler.ACTIVE:
@@ -85,8 +92,7 @@ def summaries(out: Path) -> dict[str, list[Any]]:
     now = time.time_ns()
     found, kept = {}, {}
     changed = False
-    for path, stat in record_files(out):
-        key = "/".join([*path.parts[-3:-1], path.stem])
+    for key, path, stat in record_files(out):
         stamp = [stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino]
         known = index.get(key)
         if known is None or known[0] != stamp:
@@ -107,26 +113,31 @@ def summaries(out: Path) -> dict[str, list[Any]]:
     return found
 
 
-def record_files(out: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every record's path and its own (not a link's target's) stat, in order."""
-    folders = [out / "records"]
-    for _ in range(2):
-        folders = [
-            Path(e.path) for f in folders if f.is_dir() for e in os.scandir(f) if e.is_dir(follow_symlinks=False)
-        ]
-    for folder in sorted(folders):
-        entries = [e for e in os.scandir(folder) if e.name.endswith(".json") and not e.name.startswith(".")]
-        for entry in sorted(entries, key=lambda e: (len(e.name), e.name)):
-            try:
-                yield folder / entry.name, entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
+def record_files(out: Path) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Cell key, path and own (not a link's target's) stat of every record, in order."""
+    for task in folders(str(out / "records")):
+        for method in folders(task):
+            entries = [e for e in os.scandir(method) if e.name.endswith(".json") and not e.name.startswith(".")]
+            start = "/".join(method.split(os.sep)[-2:])
+            for entry in sorted(entries, key=lambda e: (len(e.name), e.name)):
+                try:
+                    yield f"{start}/{entry.name[:-5]}", entry.path, entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
 
 
-def summary(path: Path, key: str) -> list[Any]:
+def folders(path: str) -> list[str]:
+    """The folders in a folder, by name; links are not followed."""
+    try:
+        return sorted(entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def summary(path: str, key: str) -> list[Any]:
     """What `status` tells of one record."""
     try:
-        found = record.head(path, key)
+        found = record.head(Path(path), key)
     except record.InvalidRecord as error:
         return ["corrupt", None, str(error), None]
     if found["status"] == "failed":
@@ -152,8 +163,8 @@ def lines(out: Path, everything: bool = False) -> list[str]:
 
     From MANY cells on, those that need no attention are one line a method, unless `everything` is asked for.
     """
-    found = states(out)
-    damaged = [f"damaged plan, left out: {path} {why}" for path, why in saved(out)[1]]
+    found, bad = look(out)
+    damaged = [f"damaged plan, left out: {path} {why}" for path, why in bad]
     if not found:
         return [*damaged, f"nothing planned in {out}"]
     rows = sorted(found.items(), key=lambda item: ORDER.index(item[1][0]))

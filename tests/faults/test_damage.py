@@ -87,7 +87,7 @@ def one_fault(kind, name, rng, whole, folder, capsys, monkeypatch):
     if kind == "description":
         assert "policy.safetensors was altered" in told, where
     elif kind != "demonstrations":  # which the loader's own log names
-        assert path.name in told and ("altered" in told or "cut" in told), (where, told)
+        assert path.name in told and ("set aside" in told or "altered" in told), (where, told)
     assert all(p.read_bytes() == content for p, content in before.items()), where
     expected = comparable(whole / "done")
     assert all(expected[key] == found for key, found in comparable(out).items()), where
