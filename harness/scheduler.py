@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from harness import record
 from harness.errors import UserError
 
 SCHEMA = 1
+CANCELLED = "cancelled.txt"  # in a submission's folder: keys of cells that are not wanted any more
 TIMEOUT = 60  # seconds that SLURM may take to answer
 STATES = ("queued", "running", "failed", "cancelled", "ended", "unknown")
 ACTIVE = ("queued", "running")
@@ -57,6 +59,11 @@ class Table:
         record.write_atomic(out / "jobs" / f"{self.name}.json", json.dumps(content, indent=1) + "\n")
 
 
+def new_name() -> str:
+    """A submission's name, which sorts by time."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+
+
 def folder(out: Path, name: str) -> Path:
     """Where a submission's scripts and logs lie."""
     return out / "jobs" / name
@@ -90,33 +97,52 @@ def jobs(out: Path) -> dict[str, JobState]:
     Asks `squeue` once, and `sacct` once where squeue has forgotten jobs of cells without a record. Never raises for a
     SLURM that is absent, does not answer or keeps no accounts.
     """
-    newest = {key: (table, job) for table in tables(out) for job, keys in table.jobs.items() for key in keys}
-    if not newest:
+    submitted = [table for table in tables(out) if table.launcher == "slurm"]
+    if not submitted:
         return {}
-    if shutil.which("squeue") is None:
-        why = "there is no squeue here to ask SLURM with"
-        return {
-            key: JobState("unknown", why, job, log_of(out, table.name, job)) for key, (table, job) in newest.items()
-        }
-    told = ask_squeue()
-    if told is None:
+    told, names, why = None, {}, "there is no squeue here to ask SLURM with"
+    if shutil.which("squeue") is not None:
+        told, names = ask_squeue() or (None, {})
         why = "SLURM does not answer"
+    adopt(out, submitted, names)
+    newest = {key: (table, job) for table in submitted for job, keys in table.jobs.items() for key in keys}
+    if told is None:
         return {
             key: JobState("unknown", why, job, log_of(out, table.name, job)) for key, (table, job) in newest.items()
         }
-    forgotten = {
-        job for key, (_, job) in newest.items() if job not in told and not record.record_path(out, key).exists()
-    }
+    forgotten = {job for key, (_, job) in newest.items() if job not in told and not has_record(out, key)}
     if forgotten:
         told |= ask_sacct(forgotten)
     states = {}
+    unwanted = {table.name: cancelled(folder(out, table.name)) for table in submitted}
     for key, (table, job) in newest.items():
         state, detail = told.get(job, ("ended", "SLURM no longer knows its job"))
-        begun = (record.work_path(out, key) / "progress.json").exists() or record.record_path(out, key).exists()
-        if state == "running" and len(table.jobs[job]) > 1 and not begun:
+        begun = (record.work_path(out, key) / "progress.json").exists() or has_record(out, key)
+        if key in unwanted[table.name] and not has_record(out, key):
+            state, detail = "cancelled", "cancelled"
+        elif state == "running" and len(table.jobs[job]) > 1 and not begun:
             state, detail = "queued", "waits for its turn in a job that runs"
         states[key] = JobState(state, detail, job, log_of(out, table.name, job))
     return states
+
+
+def note_cancelled(out: Path, name: str, keys: list[str]) -> None:
+    """Have the jobs of a submission pass these cells over."""
+    with (folder(out, name) / CANCELLED).open("a") as file:
+        file.write("".join(f"{key}\n" for key in keys))
+
+
+def cancelled(submission: Path) -> set[str]:
+    """Keys of the cells that were cancelled, in a submission's folder."""
+    try:
+        return set((submission / CANCELLED).read_text().split())
+    except FileNotFoundError:
+        return set()
+
+
+def has_record(out: Path, key: str) -> bool:
+    """Whether a cell has a record, good or bad."""
+    return record.record_path(out, key).exists()
 
 
 def ask(command: list[str]) -> str | None:
@@ -128,19 +154,36 @@ def ask(command: list[str]) -> str | None:
     return run.stdout if run.returncode == 0 else None
 
 
-def ask_squeue() -> dict[str, tuple[str, str]] | None:
-    """Job id -> (state, detail) of this user's jobs that slurmctld remembers: all that wait and run, and the latest ended."""
-    text = ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%M|%R"])
+def adopt(out: Path, submitted: list[Table], names: dict[str, str]) -> None:
+    """Complete the tables of submissions that were broken off between `sbatch` and the table, by the names of jobs."""
+    for table in submitted:
+        if set(table.cells) <= {key for keys in table.jobs.values() for key in keys}:
+            continue
+        known = len(table.jobs)
+        for job, name in names.items():
+            submission, _, array = name.rpartition("-")
+            if submission == table.name and job not in table.jobs:
+                pack = folder(out, table.name) / f"{array}-{job.partition('_')[2] or 0}.json"
+                table.jobs[job] = [spec["key"] for spec in json.loads(pack.read_bytes())["specs"]]
+        if len(table.jobs) > known:
+            table.write(out)
+
+
+def ask_squeue() -> tuple[dict[str, tuple[str, str]], dict[str, str]] | None:
+    """Of this user's jobs that slurmctld remembers (all that wait and run, and the latest ended): job id -> (state, detail),
+    and job id -> name."""
+    text = ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%M|%R|%j"])
     if text is None:
         return None
-    told = {}
+    told, names = {}, {}
     for line in text.splitlines():
-        job, word, elapsed, where = line.split("|", 3)
+        job, word, elapsed, where, name = line.split("|", 4)
+        names[job] = name
         where = where.strip().strip("()")
         state = state_of(word)
         detail = {"queued": where, "running": f"{elapsed} on {where}"}.get(state, word)
         told[job] = (state, f"{word.lower()}: {detail}" if state in ACTIVE else word.lower().replace("_", " "))
-    return told
+    return told, names
 
 
 def ask_sacct(wanted: set[str]) -> dict[str, tuple[str, str]]:
@@ -155,6 +198,16 @@ def ask_sacct(wanted: set[str]) -> dict[str, tuple[str, str]]:
             exit_code = f", exit code {code}" if state_of(word) == "failed" else ""
             told[job] = (state_of(word), word.lower().replace("_", " ") + exit_code)
     return told
+
+
+def wanted_back(job: str) -> bool:
+    """Whether a job that got a TERM, the one that we are in, should go back into the queue.
+
+    Yes while it counts as running (a preemption with a time of grace) and once its time is over; not if it was cancelled: then
+    SLURM shows it as completing, and would requeue it without a word.
+    """
+    state, _, reason = (ask(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T|%r"]) or "").strip().partition("|")
+    return state == "RUNNING" or reason == "TimeLimit"
 
 
 def state_of(word: str) -> str:

@@ -20,7 +20,7 @@ from harness import lease, plan, record, sealed
 from harness.errors import UserError, printable
 from harness.shipped import WEIGHTS, file_sha256, policy_sha256, sha256_in
 
-ASIDE = re.compile(r".+\.(?:corrupt|old)(?:-\d+)?")
+ASIDE = re.compile(r".+\.(?:corrupt|old|failed)(?:-\d+)?")
 BELONGS = re.compile(r"[0-9a-f]{64}(?: [0-9a-f]{64})?")
 TOP = ("records", "work", "plans", "tables", "jobs", ".status.json")
 UNCHECKED = ("log.txt", "progress.json")  # text for people; `progress.json` is rewritten all the time
