@@ -182,12 +182,13 @@ def weights_checked(cell: Cell, out: Path) -> Cell:
     """A done cell's own weights must still be there and be those of its record."""
     if cell.state.name != "done" or cell.state.record is None:
         return cell
+    found = cell.state.record
     path = records.work_path(out, cell.key) / shipped.WEIGHTS
     if path.is_file() and path.with_suffix(".json").is_file():
-        if shipped.policy_sha256(path) == shipped.sha256_in(cell.state.record):
+        if shipped.policy_sha256(path) == shipped.sha256_in(found):
             return cell
-        return replace(cell, state=records.State("missing", why="its weights are not those of its record"))
-    return replace(cell, state=records.State("missing", why="its weights are gone and a student needs them"))
+        return replace(cell, state=records.State("missing", found, "its weights are not those of its record"))
+    return replace(cell, state=records.State("missing", found, "its weights are gone and a student needs them"))
 
 
 def altered_weights(plan: Plan, limit: int = 2**32) -> list[str]:
@@ -339,6 +340,8 @@ def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric
         "data": {"source": cell.data.source, "identity": cell.data.identity},
         "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites, plan),
         "evaluate_only": cell.evaluate_only,
+        # of a record that is there and done, but whose weights are needed and gone: it does not make the cell finished
+        "replaces": (cell.state.record or {}).get("checksum") if cell.state.name == "missing" else None,
         **options,
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 import synthetic
 from standins import call, verb, write_plan, write_record
 
-from harness import lease, record, registry, reproduce, status, tables
+from harness import lease, record, registry, reproduce, status, tables, validate
 from harness.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -22,10 +23,12 @@ def no_data_root(monkeypatch):
     monkeypatch.delenv("VDD_DATA_ROOT", raising=False)
 
 
-def aged(path):
-    """A file that was written long ago, so that the index may keep what it says."""
-    os.utime(path, (time.time() - 1000,) * 2)
-    return path
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("done")
+    options = ["--tasks", "toy", "--methods", "beso,cd", "--budget", "smoke", "--workers", "0", "--out", str(out)]
+    assert call(*options) == 0
+    return out
 
 
 # status
@@ -110,15 +113,27 @@ def test_watch_ends_when_nothing_is_left_to_wait_for(tmp_path, capsys):
     assert process.returncode == 0 and "1 done of 1 cells" in shown and not error
 
 
-# reproduce
+# weights
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    out = tmp_path_factory.mktemp("done")
+@pytest.mark.parametrize("damage", ["gone", "altered"])
+def test_a_done_teacher_whose_weights_a_student_needs_is_trained_again(damage, done, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(done, out)
+    weights = record.work_path(out, "toy/beso/0") / "policy.safetensors"
+    weights.unlink() if damage == "gone" else weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    before = {key: record.read(record.record_path(out, key)) for key in ("toy/beso/0", "toy/cd/0")}
+    record.record_path(out, "toy/cd/0").unlink()
     options = ["--tasks", "toy", "--methods", "beso,cd", "--budget", "smoke", "--workers", "0", "--out", str(out)]
     assert call(*options) == 0
-    return out
+    assert "toy/beso/0: its weights are" in capsys.readouterr().out
+    for key, old in before.items():
+        new = record.read(record.record_path(out, key))
+        assert record.comparable(new) == record.comparable(old) and new["checksum"] != old["checksum"]
+    assert validate.validate(out).bad == []
+
+
+# reproduce
 
 
 def altered(source, target, **changes):
