@@ -205,7 +205,7 @@ def shared(line: bytes) -> Any:
 
 
 def head(path: Path, key: str | None = None) -> Record:
-    """The keys HEAD of a record, the whole file verified by its seal: twenty times as fast as `read`.
+    """The keys HEAD of a record, the whole file verified by its seal: ten times as fast as `read`.
 
     What many records have in common is one object in memory: not to be changed. A record without a seal (older ones), or
     whose seal does not match, goes through `read`, which says what is wrong.

@@ -31,7 +31,8 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize(
     "argv",
     [["ls"], ["plan", "--seeds", "4"], ["plan", "--data-root", "DATA", "--methods", "vdd,cd", "--seeds", "3,7"],
-     ["status", "--out", "OUT"], ["tables", "--out", "OUT", "--format", "all"], ["--help"]],
+     ["status", "--out", "OUT"], ["tables", "--out", "OUT", "--format", "all"], ["--help"],
+     ["validate", "--out", "OUT"], ["status", "--out", "OUT", "--all"]],
 )  # fmt: skip
 def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
     write_record(tmp_path, "avoiding", "beso", 0)
@@ -42,7 +43,7 @@ def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
     assert result.stdout and time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "data", "ship"])
+@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "data", "ship", "validate", "reproduce"])
 def test_every_verb_has_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         verb(name, "--help")
