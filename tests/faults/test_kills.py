@@ -141,7 +141,7 @@ def kill_at_random(folder, kills, pools, seed, say):
 
 def test_some_kills(tmp_path, capsys):
     with capsys.disabled():
-        kill_at_random(tmp_path, 5, 0, 1, lambda text: print(f"\n{text}"))
+        kill_at_random(tmp_path, 3, 0, 1, lambda text: print(f"\n{text}"))
 
 
 @pytest.mark.faults
