@@ -17,6 +17,7 @@ from harness.config import parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
 from harness.launch import launch
+from harness.lease import ttl_setting
 from harness.metrics import METRIC_VERSION
 from harness.registry import Suites, load_suites, select, select_seeds
 
@@ -51,7 +52,8 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Workers, threads and device make sense."""
+    """Workers, threads and device make sense, and so does $VDD_LEASE_TTL."""
+    ttl_setting()
     if args.threads < 1 or args.threads > 1024:
         raise UserError(f"--threads must be between 1 and 1024. Got {args.threads}")
     if args.workers is not None and not 0 <= args.workers <= 1024:

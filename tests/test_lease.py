@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from standins import make_spec, write_record
+from standins import call, make_spec, write_record
 
 from harness import launch, lease, plan, record
 from harness.errors import UserError
@@ -206,6 +206,7 @@ def test_a_bad_setting_is_refused(value, monkeypatch):
     monkeypatch.setenv("VDD_LEASE_TTL", value)
     with pytest.raises(UserError, match="VDD_LEASE_TTL"):
         lease.ttl_setting()
+    assert call("--tasks", "toy", "--methods", "beso", "--dry-run") == 2
 
 
 # the launcher
