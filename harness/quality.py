@@ -45,7 +45,7 @@ def quality(
 def sample_actions(method: Method, data: Windows, samples: int, seed: int) -> Tensor:
     """`samples` actions, as the policy acts, in every state of `data`: (N, M, A), scaled."""
     method = method.eval()
-    device = next(method.parameters()).device
+    device = method.device
     generator = torch.Generator().manual_seed(seed)  # on the CPU: equal numbers on every device
     found = []
     for index in torch.arange(len(data)).split(CHUNK):
