@@ -8,9 +8,10 @@ A task's demonstrations need one entry in `OFFICIAL` (folder and parser) and one
 import contextlib
 import hashlib
 import importlib
+import io
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.errors import UserError
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None] | None
+TRAILER = b"\nsha256:"  # behind the archive in a cached file, before the SHA-256 of all that stands before
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,21 +270,43 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
     if episodes[0].context is not None:
         arrays["contexts"] = np.stack([np.asarray(e.context, dtype=np.float64) for e in episodes])
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        with temporary.open("xb") as file:  # readable as other files are: a cache may be shared
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **arrays)
+            file.write(buffer.getvalue() + TRAILER + hashlib.sha256(buffer.getvalue()).hexdigest().encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
+def check_cache(path: Path) -> str:
+    """What is wrong with a cached file of demonstrations; "" for an undamaged one. Raises OSError."""
+    with path.open("rb"):
+        pass
+    try:
+        _read_cache(path)
+    except Exception as error:  # whatever a damaged file makes NumPy raise
+        return f"is damaged: {str(error)[:120]}"
+    return ""
+
+
+def cache_folder() -> Path:
+    """Where scripted demonstrations are kept."""
+    return _cache_dir(None)
+
+
 def _read_cache(path: Path) -> list[Episode]:
-    """Raises whatever NumPy raises for a damaged file, or ValueError when the arrays' SHA-256 differs."""
-    with np.load(path, allow_pickle=False) as file:
+    """Raises ValueError for a file that is not the one that was written, byte for byte, and what NumPy raises."""
+    raw = path.read_bytes()
+    end = len(raw) - len(TRAILER) - 64
+    if raw[max(end, 0) :] != TRAILER + hashlib.sha256(raw[: max(end, 0)]).hexdigest().encode():
+        raise ValueError("was altered or cut, or is of an older version: the SHA-256 at its end does not match")
+    with np.load(io.BytesIO(raw[:end]), allow_pickle=False) as file:
         arrays = dict(file)
     ends = np.cumsum(arrays["lengths"])[:-1]
     contexts = arrays.get("contexts", [None] * len(arrays["lengths"]))

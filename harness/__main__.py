@@ -45,9 +45,41 @@ def verb_status(argv: list[str]) -> int:
 
     parser = cli.Parser(prog="python -m harness status", description="How every cell of a folder stands.")
     parser.add_argument("--out", type=Path, required=True)
-    for line in status.lines(parser.parse_args(argv).out):
+    parser.add_argument("--all", action="store_true", help="one line a cell, however many there are")
+    parser.add_argument(
+        "--watch", nargs="?", const=2.0, type=float, metavar="SECONDS", help="live, looked at every 2 seconds"
+    )
+    args = parser.parse_args(argv)
+    if args.watch is not None:
+        if not 0.1 <= args.watch <= 3600:
+            raise UserError(f"--watch must be seconds between 0.1 and 3600. Got {args.watch}")
+        return status.watch(args.out, args.watch)
+    for line in status.lines(args.out, args.all):
         print(line)
     return 0
+
+
+def verb_validate(argv: list[str]) -> int:
+    """Check every file of a folder against its hash."""
+    from envs.datasets import cache_folder
+    from harness import shipped, validate
+
+    parser = cli.Parser(prog="python -m harness validate", description="Check every file against its hash and schema.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of a run")
+    parser.add_argument("--teachers", type=Path, default=shipped.TEACHERS, help="folder of given teachers")
+    parser.add_argument("--cache", type=Path, help="folder of cached demonstrations (default the one that runs use)")
+    args = parser.parse_args(argv)
+    report = validate.validate(args.out, args.teachers, args.cache or cache_folder())
+    for line in validate.lines(report):
+        print(line)
+    return 1 if report.bad else 0
+
+
+def verb_reproduce(argv: list[str]) -> int:
+    """Run one cell again from its record, and compare."""
+    from harness import reproduce
+
+    return reproduce.main(argv)
 
 
 def verb_tables(argv: list[str]) -> int:
@@ -141,7 +173,8 @@ def verb_figures(argv: list[str]) -> int:
 
 VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
-    "data": verb_data, "ship": verb_ship, "figures": verb_figures,
+    "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
+    "reproduce": verb_reproduce,
 }  # fmt: skip
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from harness.errors import UserError
+from harness.errors import UserError, printable
 from harness.registry import SUITES
 from harness.shipped import TEACHERS
 
 DEFAULT_BUDGET = "quick"
+LONGEST = 2000  # characters of a message
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +56,7 @@ def guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:
     try:
         return main(argv)
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split()))[:LONGEST], file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command continues the rest", file=sys.stderr)
@@ -71,7 +73,12 @@ def cores() -> int:
 
 def check_out(out: Path, write: bool) -> None:
     """The out folder can be made and written to; with `write` it is made."""
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        if "\0" in str(out):
+            raise OSError(errno.EINVAL, "a name cannot hold a zero byte")
+        existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    except OSError as error:
+        raise UserError(f"--out {str(out)[:200]} is not writable: {error.strerror}") from None
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--out {out} is not writable: {existing} is no folder that you may write to")
     if write:

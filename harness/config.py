@@ -37,10 +37,13 @@ def parse_sets(suites: Suites, texts: list[str]) -> Sets:
 
 def parse_value(text: str) -> Any:
     """A TOML value; what is not TOML is taken as a string."""
+    if len(text) > 1000:
+        raise UserError(f"--set: no value is {len(text):,} characters long")
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return found["value"] if found.keys() == {"value"} else text
 
 
 def apply(config: Config, overrides: dict[str, Any], where: str) -> None:
@@ -55,9 +58,12 @@ def apply(config: Config, overrides: dict[str, Any], where: str) -> None:
 def converted(old: Any, new: Any, name: str) -> Any:
     """`new` in the type of `old`: a whole number may stand for a float, nothing else changes type."""
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
-        new = float(new)
+        try:
+            new = float(new)
+        except OverflowError:
+            raise UserError(f"{name} must be finite. Got {str(new)[:20]}...") from None
     if type(new) is not type(old):
-        raise UserError(f"{name} must be {type(old).__name__}, as in {old!r}. Got {new!r}")
+        raise UserError(f"{name} must be {type(old).__name__}, as in {old!r}. Got {str(new)[:80]!r}")
     if isinstance(new, float) and not abs(new) < float("inf"):
         raise UserError(f"{name} must be finite. Got {new!r}")
     return new

@@ -109,11 +109,14 @@ class Display:
             self.live.__exit__(kind, value, trace)
 
     def event(self, event: str, key: str, detail: str) -> None:
-        """start, done, failed: a cell; tick: time has passed."""
+        """start, done, failed: a cell; wait: another run has it; tick: time has passed."""
         now = time.monotonic()
         if event == "start":
             self.running[key] = self.plain_at[key] = now
             self.line(f"start   {key}")
+        elif event == "wait":
+            self.running.pop(key, None)
+            self.line(f"wait    {key} is held by {detail}")
         elif event in ("done", "failed"):
             took = progress.duration(now - self.running.pop(key, now))
             self.done, self.failed = self.done + (event == "done"), self.failed + (event == "failed")
@@ -129,9 +132,12 @@ class Display:
     def result(self, key: str) -> str:
         """` · success 0.93 · entropy 0.81` of a finished cell."""
         try:
-            metrics = record.read(record.record_path(self.plan.out, key), key)["metrics"]
+            found = record.read(record.record_path(self.plan.out, key), key)
         except (OSError, record.InvalidRecord):
             return ""
+        metrics = found["metrics"]
+        for remark in found["provenance"].get("remarks", []):
+            self.line(f"        {key}: {remark}")
         return "".join(f" · {name} {metrics[name]:.2f}" for name in ("success", "entropy") if name in metrics)
 
     def line(self, text: str) -> None:

@@ -10,6 +10,11 @@ class UserError(ValueError):
     """Something asked for is impossible; the message is printed as one line and the exit code is 2."""
 
 
+def printable(text: str) -> str:
+    """Text that changes nothing on a terminal: control characters, such as those that move the cursor, become visible."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def unknown(kind: str, name: str, options: Iterable[str], where: str = "") -> UserError:
     """The error for a name that does not exist: what was asked, what is possible, and the closest match."""
     options = sorted(options)

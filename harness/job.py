@@ -8,7 +8,6 @@ An interrupted cell continues: training from its checkpoint, rollouts from the c
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import distribution, metrics, record, rollout, train, windows
+from harness import distribution, lease, metrics, record, rollout, sealed, train, windows
 from harness.errors import UserError
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
@@ -53,6 +52,7 @@ class Trained:
 def run_cell(spec: Spec) -> dict[str, Any]:
     """Run one cell and write its record, which is returned. Any error leaves no record; the launcher reports it."""
     began = time.perf_counter()
+    sealed.REMARKS.clear()
     torch.set_num_threads(spec["threads"])
     workdir = prepare_workdir(spec)
     with Progress(workdir) as progress:
@@ -80,7 +80,7 @@ def check(spec: Spec) -> None:
         method_class.Config(**spec["config"]["hyper"])
         GPTConfig(**spec["config"]["gpt"])
         train.TrainConfig(**spec["config"]["train"])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ImportError, AttributeError) as error:
         raise UserError(f"{spec['task']}/{spec['method']}: {error}") from None
 
 
@@ -91,7 +91,7 @@ def prepare_workdir(spec: Spec) -> Path:
     belongs = spec["config_hash"] + (" " + policy_sha256(Path(spec["teacher"]["path"])) if spec["teacher"] else "")
     if workdir.is_dir() and not (marker.is_file() and marker.read_text() == belongs):
         for path in workdir.iterdir():
-            if path.name != "log.txt":
+            if path.name != "log.txt" and not lease.FILE.fullmatch(path.name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     record.write_atomic(marker, belongs)
     return workdir
@@ -147,12 +147,13 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
             workdir=workdir,
             on_progress=progress.report,
         )
+        lease.guard()
         policy.save(method, weights, spec["method"])
         held_out = result.val.get("loss", [])
         training = {"curve": result.curve, "val": result.val, "steps": result.steps}
         training |= {"val_loss": held_out[-1] if held_out else None, "sha256": policy_sha256(weights)}
         training |= {"how": {"precision": result.precision, "compiled": result.compiled}}
-        record.write_atomic(workdir / TRAINED, json.dumps(record.plain(training)) + "\n")
+        sealed.write_json(workdir / TRAINED, record.plain(training))
         (workdir / train.CHECKPOINT).unlink(missing_ok=True)
     # acting from the file, as everyone else will
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
@@ -161,12 +162,20 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
 
 
 def finished_training(workdir: Path) -> dict[str, Any] | None:
-    """What training left when it ended, if its weights are still those."""
+    """What training left when it ended, if its weights are still those. What is damaged is set aside, and said so."""
     weights, marker = workdir / WEIGHTS, workdir / TRAINED
-    if not (marker.is_file() and weights.is_file() and weights.with_suffix(".json").is_file()):
+    try:
+        training = sealed.read_json(marker)
+    except FileNotFoundError:
         return None
-    training: dict[str, Any] = json.loads(marker.read_bytes())
-    return training if policy_sha256(weights) == training["sha256"] else None
+    except sealed.Damaged as error:
+        sealed.put_away(marker, str(error))
+        return None
+    whole = weights.is_file() and weights.with_suffix(".json").is_file()
+    if whole and policy_sha256(weights) == training["sha256"]:
+        return training
+    sealed.put_away(marker, f"does not belong to {WEIGHTS}, which was altered or is gone: training again")
+    return None
 
 
 def assess(spec: Spec, demos: Demonstrations, ready: Trained) -> None:
@@ -206,6 +215,18 @@ def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) 
     )
 
 
+def recipe(spec: Spec) -> dict[str, Any]:
+    """What else it takes to run the cell again from its record alone (harness/reproduce.py)."""
+    kept = {name: spec[name] for name in ("class", "role", "evaluate_only", "task_block")}
+    teacher = spec["teacher"]
+    return kept | {"teacher": teacher and {name: teacher.get(name) for name in ("class", "hyper", "trained")}}
+
+
+def remarks() -> dict[str, list[str]]:
+    """`remarks` for the provenance: the working files that were found damaged; nothing where there were none."""
+    return {"remarks": list(sealed.REMARKS)} if sealed.REMARKS else {}
+
+
 def make_record(
     spec: Spec, demos: Demonstrations, ready: Trained, episodes: dict[str, list[Any]], timings: dict[str, float]
 ) -> record.Record:
@@ -231,6 +252,7 @@ def make_record(
         **ready.held_out,
         "training": ready.training,
         "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
-        "provenance": provenance(spec["device"], spec["threads"]) | ready.how,
+        "provenance": provenance(spec["device"], spec["threads"]) | ready.how | remarks(),
         "timings": timings,
+        "recipe": recipe(spec),
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness import lease, shipped
 from harness import record as records
-from harness import shipped
 from harness.config import Config, Sets, digest, resolve
 from harness.errors import UserError
 from harness.registry import Suites, check_runs, check_teacher, teacher_of
@@ -90,6 +93,10 @@ class Plan:
     budget: str
     out: Path
 
+    @cached_property
+    def by_key(self) -> dict[str, Cell]:
+        return {cell.key: cell for cell in self.cells}
+
     @property
     def to_run(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.state.name != "done"]
@@ -98,13 +105,17 @@ class Plan:
 def build(suites: Suites, request: Request, data: dict[str, Data], metric_version: int | str) -> Plan:
     """The cells asked for and the teachers they need, each with its state in the out folder."""
     cells: dict[str, Cell] = {}
+    made: dict[tuple[str, str], Cell] = {}  # seeds differ in nothing else, and there may be thousands
     if request.teacher is not None:
         check_teacher(suites, request.methods, request.teacher)
 
     def add(task: str, method: str, seed: int, requested: bool) -> Cell:
         key = records.key_of(task, method, seed)
         if key not in cells:
-            cells[key] = make_cell(task, method, seed, requested)
+            first = made.get((task, method))
+            if first is None:
+                first = made[task, method] = make_cell(task, method, seed, requested)
+            cells[key] = replace(first, seed=seed, requested=requested)
         elif requested:
             cells[key] = replace(cells[key], requested=True)
         return cells[key]
@@ -177,18 +188,41 @@ def weights_checked(cell: Cell, out: Path) -> Cell:
     """A done cell's own weights must still be there and be those of its record."""
     if cell.state.name != "done" or cell.state.record is None:
         return cell
+    found = cell.state.record
     path = records.work_path(out, cell.key) / shipped.WEIGHTS
     if path.is_file() and path.with_suffix(".json").is_file():
-        if shipped.policy_sha256(path) == shipped.sha256_in(cell.state.record):
+        if shipped.policy_sha256(path) == shipped.sha256_in(found):
             return cell
-        return replace(cell, state=records.State("missing", why="its weights are not those of its record"))
-    return replace(cell, state=records.State("missing", why="its weights are gone and a student needs them"))
+        return replace(cell, state=records.State("missing", found, "its weights are not those of its record"))
+    return replace(cell, state=records.State("missing", found, "its weights are gone and a student needs them"))
+
+
+def altered_weights(plan: Plan, limit: int = 2**32) -> list[str]:
+    """A line for each done cell whose weights are not those of its record and that this run does not train again.
+
+    Its record stays valid: the weights had been evaluated before. At most `limit` bytes are hashed.
+    """
+    lines, read = [], 0
+    for cell in plan.cells:
+        path = records.work_path(plan.out, cell.key) / shipped.WEIGHTS
+        if cell.state.name != "done" or not path.is_file():
+            continue
+        read += path.stat().st_size
+        if read > limit:
+            lines.append("not all weights were checked: python -m harness validate does")
+            break
+        if weights_checked(cell, plan.out).state.name != "done":
+            lines.append(
+                f"{path} was altered or cut: it is not what the record of {cell.key} says, and must not be used"
+            )
+    return lines
 
 
 def settle(plan: Plan, overwrite: bool) -> list[str]:
     """Make room for the cells to run: set broken records aside, and other configurations' on `overwrite`.
 
-    Returns what was done, a line each. Without `overwrite`, another configuration's record is a UserError.
+    Returns what was done, a line each. Without `overwrite`, another configuration's record is a UserError. A record that
+    another run has replaced since the plan was made, or is about to replace, is left alone. Damaged plans are set aside too.
     """
     others = [cell for cell in plan.cells if cell.state.name == "other"]
     if others and not overwrite:
@@ -200,35 +234,94 @@ def settle(plan: Plan, overwrite: bool) -> list[str]:
     done = []
     for cell in plan.cells:
         if cell.state.name in ("other", "corrupt"):
-            path = records.record_path(plan.out, cell.key)
-            moved = records.set_aside(path, "old" if cell.state.name == "other" else "corrupt")
-            done.append(f"{path} {cell.state.why}; set aside as {moved.name}")
+            done += make_room(plan.out, cell)
+        elif cell.state.name == "missing" and cell.state.why:
+            done.append(f"{cell.key}: {cell.state.why}; it runs again")
+    for path, why in saved(plan.out)[1]:
+        with contextlib.suppress(FileNotFoundError):  # another run was faster
+            done.append(f"{path} {why}; set aside as {records.set_aside(path, 'corrupt').name}")
     return done
 
 
+def make_room(out: Path, cell: Cell) -> list[str]:
+    """Set a cell's record aside, under the cell's lease and only if it still is what the plan saw."""
+    held = lease.Watch(records.work_path(out, cell.key)).take()
+    if held is None:
+        return [f"{cell.key}: another run is at it; its record is left to that one"]
+    with lease.held(held):
+        now = records.state(out, cell.key, cell.config_hash)
+        if now.name != cell.state.name:
+            return []
+        path = records.record_path(out, cell.key)
+        moved = records.set_aside(path, "old" if now.name == "other" else "corrupt")
+        return [f"{path} {now.why}; set aside as {moved.name}"]
+
+
 def save(plan: Plan, seeds: list[int]) -> Path:
-    """Write the plan below `<out>/plans/`, named after its content, for `status` and `tables`."""
+    """Write the plan below `<out>/plans/`, named after its content, for `status` and `tables`; one line a cell."""
     cells = [
         {"task": c.task, "method": c.method, "seed": c.seed, "config_hash": c.config_hash, "needs": list(c.needs)}
         for c in plan.cells
     ]
     content = {"schema": SCHEMA, "budget": plan.budget, "seeds": seeds, "cells": cells}
     path = plan.out / "plans" / f"{digest(content)[:16]}.json"
-    if not path.exists():
-        records.write_atomic(path, json.dumps(content, indent=1) + "\n")
+    if path.exists():
+        with contextlib.suppress(OSError):  # another user's
+            os.utime(path)  # the latest plan says what a cell's configuration should be
+    else:
+        records.write_atomic(path, plan_text(content))
     return path
 
 
-def saved_cells(out: Path) -> dict[str, dict[str, Any]]:
-    """Every cell that any plan saved in `out` has: key -> its entry."""
-    cells: dict[str, dict[str, Any]] = {}
-    for path in sorted((out / "plans").glob("*.json"), key=lambda p: (p.stat().st_mtime, p.name)):
-        try:
-            content = json.loads(path.read_bytes())
-            cells |= {records.key_of(c["task"], c["method"], c["seed"]): c for c in content["cells"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a plan that this version wrote ({error!r}): delete it") from None
+def plan_text(content: dict[str, Any]) -> bytes:
+    """The one way in which a plan is written: a line a cell."""
+    return (json.dumps(content).replace("}, {", "},\n {") + "\n").encode()
+
+
+def read_plan(path: Path) -> list[dict[str, Any]]:
+    """The cells of a saved plan. Raises InvalidRecord, saying why, for one that is damaged or was never one."""
+    try:
+        data = records.read_bytes(path)
+        content = json.loads(data, parse_constant=records.refuse_constant)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, records.InvalidRecord):
+            raise
+        raise records.InvalidRecord(f"is cut off or no JSON ({str(error)[:80]})") from None
+    if not isinstance(content, dict) or digest(content)[:16] != path.stem:
+        raise records.InvalidRecord("was altered: its name is not that of its content")
+    cells = content.get("cells")
+    if content.get("schema") != SCHEMA or not isinstance(cells, list):
+        raise records.InvalidRecord("is not a plan that this version wrote")
+    for cell in cells:
+        if not isinstance(cell, dict) or cell.keys() != {"task", "method", "seed", "config_hash", "needs"}:
+            raise records.InvalidRecord("has a malformed cell")
+        records.check_cell({name: cell[name] for name in ("task", "method", "seed")})
+    if plan_text(content) != data:
+        raise records.InvalidRecord("was altered: its layout is not that of a plan")
     return cells
+
+
+def saved(out: Path) -> tuple[dict[str, dict[str, Any]], list[tuple[Path, str]]]:
+    """Every cell that any plan saved in `out` has, key -> its entry of the latest; and the damaged plans, with why."""
+    cells: dict[str, dict[str, Any]] = {}
+    bad = []
+    dated = []
+    for path in (out / "plans").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # set aside by another run just now
+            dated.append((path.lstat().st_mtime, path.name, path))
+    for *_, path in sorted(dated):
+        try:
+            cells |= {records.key_of(c["task"], c["method"], c["seed"]): c for c in read_plan(path)}
+        except FileNotFoundError:
+            continue
+        except records.InvalidRecord as error:
+            bad.append((path, str(error)))
+    return cells, bad
+
+
+def saved_cells(out: Path) -> dict[str, dict[str, Any]]:
+    """The cells of all undamaged plans saved in `out`: key -> entry."""
+    return saved(out)[0]
 
 
 def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric_version: int | str) -> dict[str, Any]:
@@ -251,13 +344,19 @@ def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric
         "config_hash": cell.config_hash,
         "metric_version": metric_version,
         "data": {"source": cell.data.source, "identity": cell.data.identity},
-        "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites),
+        "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites, plan),
         "evaluate_only": cell.evaluate_only,
+        # of a record that is there and done, but whose weights are needed and gone: it does not make the cell finished
+        "replaces": (cell.state.record or {}).get("checksum") if cell.state.name == "missing" else None,
         **options,
     }
 
 
-def teacher_spec(teacher: Teacher, suites: Suites) -> dict[str, Any]:
-    """A teacher as plain data, with the class that its weights belong to."""
+def teacher_spec(teacher: Teacher, suites: Suites, plan: Plan) -> dict[str, Any]:
+    """A teacher as plain data, with the class that its weights belong to; of a trained one also how its cell is run."""
     method = teacher.cell.split("/")[1]
-    return {**vars(teacher), "class": suites.methods[method]["class"]}
+    trained = None
+    if teacher.origin == "trained":
+        cell = plan.by_key[teacher.cell]
+        trained = {"config": cell.config, "config_hash": cell.config_hash, "role": cell.role}
+    return {**vars(teacher), "class": suites.methods[method]["class"], "trained": trained}

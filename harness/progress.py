@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from harness.lease import LeaseLost
 from harness.record import write_atomic
 
 FILE = "progress.json"
@@ -73,7 +74,7 @@ class Progress:
         now = time.time()
         if force or now - self.written >= EVERY:
             self.written = self.state["updated"] = now
-            write_atomic(self.path, json.dumps(self.state, default=str) + "\n")
+            write_atomic(self.path, json.dumps(self.state, default=str) + "\n", durable=False)
 
     def __enter__(self) -> Progress:
         return self
@@ -84,7 +85,7 @@ class Progress:
         """The cell has ended: close the event file and remove the file, which an interrupted cell leaves for `status`."""
         if self.writer is not None:
             self.writer.close()
-        if kind is not KeyboardInterrupt:
+        if kind not in (KeyboardInterrupt, LeaseLost):  # the file is another runner's by now
             self.path.unlink(missing_ok=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, unknown
+from harness.schema import check_suites
 
 SUITES = Path(__file__).parent / "suites"
 ROLES = ("teacher", "one_step", "student", "scratch")
@@ -21,6 +22,7 @@ METHOD_KEYS = {
 TASK_KEYS = {"title", "env", "gym_id", "obs_dim", "act_dim", "modes", "entropy", "rollouts", "gpt"}
 BUDGET_KEYS = {"about", "rollouts"}
 MAX_SEED = 10_000
+LARGEST_TOML = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,21 @@ class Suites:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """One TOML file; a missing or malformed one is a UserError."""
+    """One TOML file; a missing, malformed, huge or absurdly deep one is a UserError."""
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            data = file.read(LARGEST_TOML + 1)
+        if len(data) > LARGEST_TOML:
+            raise UserError(f"{path} is larger than {LARGEST_TOML:,} bytes: no suite file is")
+        return tomllib.loads(data.decode().replace("\r\n", "\n"))
     except OSError as error:
         raise UserError(f"cannot read the suite file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid TOML: nested too deeply") from None
+    except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not valid TOML: {str(error)[:200]}") from None
 
 
 def load_suites(folder: Path | None = None) -> Suites:
@@ -51,6 +60,7 @@ def load_suites(folder: Path | None = None) -> Suites:
     suites = Suites(
         *(read_toml(folder / f"{name}.toml") for name in ("tasks", "methods", "budgets", "names", "tables"))
     )
+    check_suites(**vars(suites))
     for name, block in suites.methods.items():
         check_method(suites, name, block)
     for name, block in suites.tasks.items():

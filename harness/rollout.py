@@ -11,14 +11,13 @@ on that number.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.record import write_atomic
+from harness import sealed
 from harness.seeds import derive
 from methods.base import Method
 from methods.policy import Policy
@@ -61,7 +60,7 @@ def evaluate(
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
             contexts = [context_of(task, first + i) for i in range(count)]
             chunk = run_chunk(method, task, contexts, seeds, threads, data_root)
-            write_atomic(path, json.dumps(chunk) + "\n")
+            sealed.write_json(path, chunk)
         for key in KEYS:
             episodes[key] += chunk[key]
         on_progress(first + count, rollouts, {"success": float(np.mean(episodes["success"]))})
@@ -69,13 +68,17 @@ def evaluate(
 
 
 def read_chunk(path: Path, count: int) -> dict[str, list[Any]] | None:
-    """A finished chunk, or None where there is none or it is not whole."""
+    """A finished chunk of `count` episodes, or None where there is none. A damaged one is set aside, and said so."""
     try:
-        chunk = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        chunk = sealed.read_json(path)
+        if set(chunk) != set(KEYS) or any(not isinstance(v, list) or len(v) != count for v in chunk.values()):
+            raise sealed.Damaged(f"does not hold {count} episodes")
+    except FileNotFoundError:
         return None
-    whole = isinstance(chunk, dict) and set(chunk) == set(KEYS) and all(len(chunk[k]) == count for k in KEYS)
-    return chunk if whole else None
+    except sealed.Damaged as error:
+        sealed.put_away(path, str(error))
+        return None
+    return chunk
 
 
 def context_of(task: dict[str, Any], episode: int) -> int:

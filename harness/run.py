@@ -17,6 +17,7 @@ from harness.config import parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
 from harness.launch import launch
+from harness.lease import ttl_setting
 from harness.metrics import METRIC_VERSION
 from harness.registry import Suites, load_suites, select, select_seeds
 
@@ -58,7 +59,8 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Workers, threads and device make sense."""
+    """Workers, threads and device make sense, and so does $VDD_LEASE_TTL."""
+    ttl_setting()
     if args.threads < 1 or args.threads > 1024:
         raise UserError(f"--threads must be between 1 and 1024. Got {args.threads}")
     if args.workers is not None and not 0 <= args.workers <= 1024:
@@ -81,7 +83,7 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
             raise UserError(f"--device {args.device}: this machine has {count} CUDA devices")
     for task in dict.fromkeys(spec["task"] for spec in specs):
         load_demonstrations(task, data_root=args.data_root, progress=Generating(task))
-    for spec in specs:
+    for spec in {(spec["task"], spec["method"]): spec for spec in specs}.values():  # seeds differ in nothing else
         job.check(spec)
 
 
@@ -131,6 +133,8 @@ def main(argv: list[str]) -> int:
     if specs:
         check_before(specs, args)
     for line in plan.settle(made, args.overwrite):
+        say(line)
+    for line in plan.altered_weights(made):
         say(line)
     plan.save(made, seeds)
     results = execute(made, specs, workers) if specs else {}

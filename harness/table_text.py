@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import printable
+
 if TYPE_CHECKING:
     from harness.tables import Entry, Table
 
@@ -33,12 +35,13 @@ def signed(value: float) -> str:
 
 def latex_escape(text: str) -> str:
     """Text that LaTeX prints as it stands."""
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in printable(text.replace("\n", " ")))
 
 
 def markdown_escape(text: str) -> str:
     """Text that neither ends a table cell nor becomes HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+    text = printable(text.replace("\n", " "))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def spread(mean: float, std: float | None, plus_minus: str) -> str:
@@ -98,7 +101,7 @@ def plain(table: Table) -> str:
             seeds = f"{count} of {e.planned}" if count < e.planned else str(count)
             lines.append([title, head, ours, paper, "" if e.diff is None else signed(e.diff), seeds])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = ["  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text = ["  ".join(printable(t).ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(
         [table.title, text[0], "-" * len(max(text, key=len)), *text[1:], *table.notes[:1], *table.notes[2:]]
     )

@@ -4,7 +4,8 @@ A method says what an iteration consists of (`Method.phases`) and what its losse
 
 Resumption is exact: `train.ckpt.safetensors` holds weights, averages, optimiser moments, both random states, the position and
 the running curve, so that an interrupted training ends with the very weights of an uninterrupted one. Written to a
-temporary name and renamed: a kill leaves the old or the new checkpoint, never a broken one.
+temporary name and renamed: a kill leaves the old or the new checkpoint, never a broken one. Its metadata holds a SHA-256 over
+the whole file: a checkpoint that a disk has damaged is noticed, never resumed from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from harness.muon import Muon
+from harness.record import InvalidRecord, read_bytes, write_atomic
+from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
 from harness.seeds import derive
 from harness.windows import Windows
 from methods.base import Batch, Method, Phase
@@ -252,16 +254,15 @@ class Trainer:
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         meta = {"step": self.step, "seed": self.seed, "curve": self.result.curve, "val": self.result.val}
         meta["seconds"] = self.result.seconds
-        temporary = path.with_suffix(".tmp")
-        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, temporary, {"meta": json.dumps(meta)})
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        kept = {k: v.contiguous().cpu() for k, v in tensors.items()}
+        write_atomic(path, seal_tensors(serialise(kept, {"sha256": UNSEALED, "meta": json.dumps(meta)})))
 
     def load(self, path: Path) -> None:
-        with safe_open(path, "pt") as f:
-            meta: dict[str, Any] = json.loads(f.metadata()["meta"])
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no dict)
+        """Raises sealed.Damaged for a file that is not what `save` wrote."""
+        data = read_bytes(path)
+        header = check_tensors(data)
+        meta: dict[str, Any] = json.loads(header["__metadata__"]["meta"])
+        tensors = deserialise(data)
         with torch.no_grad():
             for n, p in self.weights.items():
                 p.copy_(tensors[f"weight/{n}"])
@@ -296,12 +297,16 @@ def train(
 ) -> TrainResult:
     """Train `method` in place and leave its averaged weights in it.
 
-    Raises FloatingPointError on a loss that is not finite. Resumes from `workdir` where a checkpoint lies there.
+    Raises FloatingPointError on a loss that is not finite. Resumes from `workdir` where a checkpoint lies there; a damaged
+    one is set aside, and training begins anew.
     """
     run = Trainer(method, data, val, config, seed)
     path = Path(workdir) / CHECKPOINT
     if path.exists():
-        run.load(path)
+        try:
+            run.load(path)
+        except (Damaged, InvalidRecord) as error:
+            put_away(path, str(error))
     method.train()
     marks = {round(config.steps * (i + 1) / config.validations) for i in range(config.validations)}
     started = saved = time.monotonic()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as deserialise
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from harness.errors import UserError
+from harness.record import write_atomic
 from methods._mixture import Mixture
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
@@ -163,11 +164,8 @@ def save(method: Method, path: Path, name: str) -> str:
     `name` is the registered method whose class loads it again. A student's file holds what it needs of its teacher.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    weights, info = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    temporary = weights.with_suffix(".tmp")
-    save_file({k: v.contiguous().cpu() for k, v in method.state_dict().items()}, temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    content = serialise({k: v.contiguous().cpu() for k, v in method.state_dict().items()})
+    digest = hashlib.sha256(content).hexdigest()
     description = {
         "format": FORMAT,
         "method": name,
@@ -177,10 +175,8 @@ def save(method: Method, path: Path, name: str) -> str:
         "extra": method.describe(),
         "sha256": digest,
     }
-    os.replace(temporary, weights)
-    temporary = info.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(description, indent=1) + "\n")
-    os.replace(temporary, info)
+    write_atomic(path.with_suffix(".safetensors"), content)
+    write_atomic(path.with_suffix(".json"), json.dumps(description, indent=1) + "\n")
     return digest
 
 
@@ -194,13 +190,18 @@ def load(path: Path, method_class: Callable[[str], type[Method]] | None = None, 
     weights, info = path.with_suffix(".safetensors"), path.with_suffix(".json")
     try:
         description = json.loads(info.read_text())
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        content = weights.read_bytes()  # once: what is checked is what is loaded
     except FileNotFoundError as error:
         raise UserError(f"no trained policy at {path}: {error.filename} is missing") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{info} is not valid JSON ({error}); train the policy again") from error
+    if not isinstance(description, dict):
+        raise UserError(f"{info} is not a policy's description; train the policy again")
+    digest = hashlib.sha256(content).hexdigest()
     if description.get("format") != FORMAT:
         raise UserError(f"{info} has format {description.get('format')!r}, this version reads {FORMAT}")
+    if missing := {"method", "config", "shape", "gpt", "extra", "sha256"} - description.keys():
+        raise UserError(f"{info} lacks {', '.join(sorted(missing))}; train the policy again")
     if digest != description["sha256"]:
         raise UserError(f"{weights} does not match the SHA-256 in {info.name}; it was altered or cut: train it again")
     if method_class is None:
@@ -210,7 +211,7 @@ def load(path: Path, method_class: Callable[[str], type[Method]] | None = None, 
     cls = method_class(description["method"])
     config = cls.Config(**{**description["config"], **overrides})
     try:
-        state = load_file(weights)
+        state = deserialise(content)
     except SafetensorError as error:
         raise UserError(f"{weights} is not a safetensors file ({error})") from error
     scaler = Scaler(**{k.removeprefix("scaler."): v for k, v in state.items() if k.startswith("scaler.")})

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness import cli, record
+from harness import cli, plan, record
+from harness.config import digest
 
 
 def make_demonstrations(root: Path, count: int = 6, rows: int = 70) -> Path:
@@ -74,6 +75,14 @@ def write_record(out: Path, *args: Any, **kwargs: Any) -> Path:
     content = done_record(*args, **kwargs)
     path = record.record_path(out, record.key_of(*content["cell"].values()))
     record.write(path, content)
+    return path
+
+
+def write_plan(out: Path, cells: list[dict[str, Any]]) -> Path:
+    """A plan file as a run saves it, of cells given as task, method, seed and config_hash."""
+    content = {"schema": 1, "budget": "smoke", "seeds": [0], "cells": [{"needs": [], **cell} for cell in cells]}
+    path = out / "plans" / f"{digest(content)[:16]}.json"
+    record.write_atomic(path, plan.plan_text(content))
     return path
 
 

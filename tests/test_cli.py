@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from standins import call, make_demonstrations, verb, write_record
+from standins import call, make_demonstrations, verb, write_plan, write_record
 
 from harness import record
 
@@ -31,7 +31,8 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize(
     "argv",
     [["ls"], ["plan", "--seeds", "4"], ["plan", "--data-root", "DATA", "--methods", "vdd,cd", "--seeds", "3,7"],
-     ["status", "--out", "OUT"], ["tables", "--out", "OUT", "--format", "all"], ["--help"]],
+     ["status", "--out", "OUT"], ["tables", "--out", "OUT", "--format", "all"], ["--help"],
+     ["validate", "--out", "OUT"], ["status", "--out", "OUT", "--all"]],
 )  # fmt: skip
 def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
     write_record(tmp_path, "avoiding", "beso", 0)
@@ -42,7 +43,7 @@ def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
     assert result.stdout and time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "data", "ship"])
+@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "data", "ship", "validate", "reproduce"])
 def test_every_verb_has_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         verb(name, "--help")
@@ -94,13 +95,13 @@ def test_status_tells_every_state(tmp_path, capsys):
         record.write_atomic(path, json.dumps(state | {"pid": pid}))
     cells = [("beso", 0), ("cd", 0), ("cd", 1), ("ddpm", 0), ("vdd_ve", 0), ("vdd_ve", 1), ("vdd_ve", 2)]
     content = [{"task": "avoiding", "method": m, "seed": s, "config_hash": "h", "needs": []} for m, s in cells]
-    record.write_atomic(tmp_path / "plans" / "p.json", json.dumps({"cells": content}))
+    write_plan(tmp_path, content)
     assert verb("status", "--out", str(tmp_path)) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     told = {line.split()[1]: line.split()[0] for line in lines}
     assert told == {
         "avoiding/beso/0": "done", "avoiding/cd/0": "failed", "avoiding/cd/1": "corrupt", "avoiding/ddpm/0": "outdated",
-        "avoiding/vdd_ve/0": "running", "avoiding/vdd_ve/1": "interrupted", "avoiding/vdd_ve/2": "missing",
+        "avoiding/vdd_ve/0": "running", "avoiding/vdd_ve/1": "interrupted", "avoiding/vdd_ve/2": "waiting",
     }  # fmt: skip
     text = "\n".join(lines)
     assert "train 5/10 · loss 0.5 · 2 min left" in text and "FloatingPointError: loss (log: " in text
