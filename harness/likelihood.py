@@ -68,6 +68,6 @@ def log_probs(method: Method, data: Windows, kind: str, seed: int) -> Tensor:
 
 def batch_of(method: Method, data: Windows) -> Batch:
     """The windows as a batch on the method's device."""
-    device = next(method.parameters()).device
+    device = method.device
     goal = None if data.goal is None else data.goal.to(device)
     return Batch(data.obs.to(device), data.last.to(device), data.action.to(device), goal)
