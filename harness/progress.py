@@ -84,7 +84,7 @@ class Progress:
         """The cell has ended: close the event file and remove the file, which an interrupted cell leaves for `status`."""
         if self.writer is not None:
             self.writer.close()
-        if kind is not KeyboardInterrupt:
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
             self.path.unlink(missing_ok=True)
 
 

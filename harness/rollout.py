@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import stop
 from harness.record import write_atomic
 from harness.seeds import derive
 from methods.base import Method
@@ -71,7 +72,7 @@ def read_chunk(path: Path, count: int) -> dict[str, list[Any]] | None:
 
 
 def run_chunk(method: Method, task: dict[str, Any], seeds: list[int], threads: int) -> dict[str, list[Any]]:
-    """One batch of episodes to their ends."""
+    """One batch of episodes to their ends. Asked to stop, it raises stop.Stopped: a chunk is whole or not at all."""
     env = batch_class(task)(len(seeds), num_threads=threads)
     try:
         obs = env.reset(seeds=seeds)
@@ -79,6 +80,7 @@ def run_chunk(method: Method, task: dict[str, Any], seeds: list[int], threads: i
         policy.reset(seeds)
         returns, length = np.zeros(len(seeds)), np.zeros(len(seeds), int)
         while env.active.any():
+            stop.check()
             active = env.active.copy()
             obs, reward, _, _, info = env.step(policy.act(obs, active))
             returns[active] += reward[active]
