@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,16 @@ def minutes(value: Any) -> int:
     return -(-seconds // 60)
 
 
-def load(path: Path, name: str) -> Profile:
-    """Profile `name` of a file. A missing or malformed file, an unknown profile or key and a bad value are UserErrors."""
-    blocks = read(path)
-    if name not in blocks:
+def load(path: Path, name: str | None, changes: Sequence[str] = ()) -> Profile:
+    """Profile `name` of a file (None: a profile of defaults), with changes as `KEY=VALUE`.
+
+    A missing or malformed file, an unknown profile or key and a bad value are UserErrors.
+    """
+    blocks = {} if name is None else read(path)
+    if name is not None and name not in blocks:
         raise unknown("profile", name, blocks, f"in {path}")
-    where = f"of profile {name} in {path}"
-    block = dict(blocks[name])
+    where = "of the default profile" if name is None else f"of profile {name} in {path}"
+    block = dict(blocks.get(name or "", {})) | dict(change_of(text) for text in changes)
     for key, value in block.items():
         if key not in KEYS:
             raise unknown("key", key, KEYS, where)
@@ -95,9 +99,23 @@ def load(path: Path, name: str) -> Profile:
     try:
         if "time" in block:
             block["time"] = minutes(block["time"])
-        return Profile(name, **block)
+        return Profile(name or "", **block)
     except ValueError as error:
-        raise UserError(f"profile {name} in {path}: {error}") from None
+        raise UserError(f"{error} ({where})") from None
+
+
+def change_of(text: str) -> tuple[str, Any]:
+    """`KEY=VALUE` of --resource; the value is TOML, or a bare word."""
+    key, equals, value = text.partition("=")
+    if not equals or not value:
+        raise UserError(f"--resource takes KEY=VALUE, for example time=08:00:00. Got {text!r}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return key, parsed if isinstance(
+        parsed, (bool, int, float, str, list, dict)
+    ) else value  # 08:00:00 is a time in TOML
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:

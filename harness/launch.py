@@ -13,9 +13,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness import record as records
 from harness.registry import resolve_class
@@ -26,16 +26,33 @@ TARGET = "harness.job:run_cell"
 POLL = 0.2  # seconds
 
 
+class Runner(Protocol):
+    """What runs the cells that are ready: Inline and Pool here, Jobs in harness/local.py."""
+
+    @property
+    def running(self) -> Collection[str]: ...
+    def free(self) -> int: ...
+    def start(self, spec: Spec) -> None: ...
+    def finished(self) -> list[tuple[str, str]]: ...
+    def stop(self) -> None: ...
+
+
 def launch(
-    specs: list[Spec], needs: dict[str, tuple[str, ...]], workers: int, on_event: OnEvent, target: str = TARGET
+    specs: list[Spec],
+    needs: dict[str, tuple[str, ...]],
+    workers: int,
+    on_event: OnEvent,
+    target: str = TARGET,
+    runner: Runner | None = None,
 ) -> dict[str, str]:
     """Run every spec; `workers` processes at once, 0 = in this process. Returns key -> "" (done) or why it failed.
 
-    `needs`: key -> keys that must be done before; those that are not among the specs are done already.
+    `needs`: key -> keys that must be done before; those that are not among the specs are done already. `runner`: what
+    runs them instead of this process or a pool.
     """
     waiting = {spec["key"]: spec for spec in specs}
     results: dict[str, str] = {}
-    pool = Inline(target, on_event) if workers < 1 else Pool(target, workers)
+    pool: Runner = runner or (Inline(target, on_event) if workers < 1 else Pool(target, workers))
     try:
         while waiting or pool.running:
             for key in block(waiting, needs, results):

@@ -200,6 +200,13 @@ def settle(plan: Plan, overwrite: bool) -> list[str]:
     return done
 
 
+def clear_failed(plan: Plan) -> None:
+    """Rename the failed records of cells that run again to `*.failed-N`, so that a failed record is of this run."""
+    for cell in plan.to_run:
+        if cell.state.name == "failed":
+            records.set_aside(records.record_path(plan.out, cell.key), "failed")
+
+
 def save(plan: Plan, seeds: list[int]) -> Path:
     """Write the plan below `<out>/plans/`, named after its content, for `status` and `tables`."""
     cells = [

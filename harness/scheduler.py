@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ class Table:
         record.write_atomic(out / "jobs" / f"{self.name}.json", json.dumps(content, indent=1) + "\n")
 
 
+def new_name() -> str:
+    """A submission's name, which sorts by time."""
+    return datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+
+
 def folder(out: Path, name: str) -> Path:
     """Where a submission's scripts and logs lie."""
     return out / "jobs" / name
@@ -90,7 +96,8 @@ def jobs(out: Path) -> dict[str, JobState]:
     Asks `squeue` once, and `sacct` once where squeue has forgotten jobs of cells without a record. Never raises for a
     SLURM that is absent, does not answer or keeps no accounts.
     """
-    newest = {key: (table, job) for table in tables(out) for job, keys in table.jobs.items() for key in keys}
+    submitted = [table for table in tables(out) if table.launcher == "slurm"]
+    newest = {key: (table, job) for table in submitted for job, keys in table.jobs.items() for key in keys}
     if not newest:
         return {}
     if shutil.which("squeue") is None:
@@ -155,6 +162,11 @@ def ask_sacct(wanted: set[str]) -> dict[str, tuple[str, str]]:
             exit_code = f", exit code {code}" if state_of(word) == "failed" else ""
             told[job] = (state_of(word), word.lower().replace("_", " ") + exit_code)
     return told
+
+
+def is_cancelled(job: str) -> bool:
+    """Whether the job that we are in was cancelled by someone, rather than preempted or timed out."""
+    return (ask(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]) or "").strip() == "CANCELLED"
 
 
 def state_of(word: str) -> str:
