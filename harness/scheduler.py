@@ -19,6 +19,7 @@ from harness import record
 from harness.errors import UserError
 
 SCHEMA = 1
+CANCELLED = "cancelled.txt"  # in a submission's folder: keys of cells that are not wanted any more
 TIMEOUT = 60  # seconds that SLURM may take to answer
 STATES = ("queued", "running", "failed", "cancelled", "ended", "unknown")
 ACTIVE = ("queued", "running")
@@ -111,19 +112,39 @@ def jobs(out: Path) -> dict[str, JobState]:
         return {
             key: JobState("unknown", why, job, log_of(out, table.name, job)) for key, (table, job) in newest.items()
         }
-    forgotten = {
-        job for key, (_, job) in newest.items() if job not in told and not record.record_path(out, key).exists()
-    }
+    forgotten = {job for key, (_, job) in newest.items() if job not in told and not has_record(out, key)}
     if forgotten:
         told |= ask_sacct(forgotten)
     states = {}
+    unwanted = {table.name: cancelled(folder(out, table.name)) for table in submitted}
     for key, (table, job) in newest.items():
         state, detail = told.get(job, ("ended", "SLURM no longer knows its job"))
-        begun = (record.work_path(out, key) / "progress.json").exists() or record.record_path(out, key).exists()
-        if state == "running" and len(table.jobs[job]) > 1 and not begun:
+        begun = (record.work_path(out, key) / "progress.json").exists() or has_record(out, key)
+        if key in unwanted[table.name] and not has_record(out, key):
+            state, detail = "cancelled", "cancelled"
+        elif state == "running" and len(table.jobs[job]) > 1 and not begun:
             state, detail = "queued", "waits for its turn in a job that runs"
         states[key] = JobState(state, detail, job, log_of(out, table.name, job))
     return states
+
+
+def note_cancelled(out: Path, name: str, keys: list[str]) -> None:
+    """Have the jobs of a submission pass these cells over."""
+    with (folder(out, name) / CANCELLED).open("a") as file:
+        file.write("".join(f"{key}\n" for key in keys))
+
+
+def cancelled(submission: Path) -> set[str]:
+    """Keys of the cells that were cancelled, in a submission's folder."""
+    try:
+        return set((submission / CANCELLED).read_text().split())
+    except FileNotFoundError:
+        return set()
+
+
+def has_record(out: Path, key: str) -> bool:
+    """Whether a cell has a record, good or bad."""
+    return record.record_path(out, key).exists()
 
 
 def ask(command: list[str]) -> str | None:

@@ -21,7 +21,6 @@ from typing import Any
 from harness import launch, record, scheduler, stop
 
 LEFT = 75  # exit code: temporary failure (sysexits.h)
-CANCELLED = "cancelled.txt"  # in a submission's folder: keys of cells that are not wanted any more
 REQUEUE_TRIES, REQUEUE_WAIT = 5, 2.0  # seconds; a busy slurmctld may refuse once
 
 Pack = dict[str, Any]  # one job's share of a submission, as `harness.slurm` writes it
@@ -39,7 +38,7 @@ def run(path: str) -> None:
     failed = []
     for spec in pack["specs"]:
         key = spec["key"]
-        if key in cancelled(Path(path)):
+        if key in scheduler.cancelled(Path(path).parent):
             print(f"cancelled {key}", flush=True)
             continue
         try:
@@ -47,7 +46,7 @@ def run(path: str) -> None:
         except stop.Stopped:
             number = stop.requested() or signal.SIGTERM
             print(f"stopped   {key} on {signal.Signals(number).name}, saved", flush=True)
-            if key not in cancelled(Path(path)):
+            if key not in scheduler.cancelled(Path(path).parent):
                 leave(pack, number)
             stop.clear()
             continue
@@ -84,14 +83,6 @@ def blocked(pack: Pack, spec: dict[str, Any]) -> str:
     return ""
 
 
-def cancelled(path: Path) -> list[str]:
-    """Keys of the cells of a pack's submission that were cancelled."""
-    try:
-        return (path.parent / CANCELLED).read_text().split()
-    except FileNotFoundError:
-        return []
-
-
 def leave(pack: Pack, number: int) -> None:
     """End this job, saved, so that it comes back: SLURM requeues it, or submitit's local controller starts it again.
 
@@ -102,8 +93,8 @@ def leave(pack: Pack, number: int) -> None:
         from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
         sys.exit(LOCAL_REQUEUE_RETURN_CODE if number == signal.SIGUSR2 else LEFT)
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None or (number == signal.SIGTERM and scheduler.is_cancelled(job)):
+    job = own_id()
+    if not job or (number == signal.SIGTERM and scheduler.is_cancelled(job)):
         sys.exit(LEFT)
     lives = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if lives >= pack["requeues"]:
@@ -112,6 +103,15 @@ def leave(pack: Pack, number: int) -> None:
         raise CellsFailed(why)
     requeue(job)
     sys.exit(LEFT)
+
+
+def own_id() -> str:
+    """The id of the job that we are in; "" outside of one.
+
+    SLURM_JOB_ID would do for a job alone, but the last element of an array has the id of the whole array.
+    """
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def requeue(job: str) -> bool:
@@ -131,7 +131,11 @@ def died(path: str, code: int) -> None:
     The cell that was running when its process died more than `deaths` times gets a failed record; the others go on.
     """
     pack = json.loads(Path(path).read_bytes())
-    unfinished = [spec for spec in pack["specs"] if not has_ended(spec) and spec["key"] not in cancelled(Path(path))]
+    unfinished = [
+        spec
+        for spec in pack["specs"]
+        if not has_ended(spec) and spec["key"] not in scheduler.cancelled(Path(path).parent)
+    ]
     if not unfinished:
         return
     key = unfinished[0]["key"]
@@ -147,7 +151,7 @@ def died(path: str, code: int) -> None:
         )
         if len(unfinished) == 1:
             return
-    requeue(os.environ["SLURM_JOB_ID"])
+    requeue(own_id())
 
 
 def has_ended(spec: dict[str, Any]) -> bool:
