@@ -51,7 +51,8 @@ def cancel(argv: list[str]) -> int:
         return 0
     chosen = with_dependents(matching(active, args.cells), args.out)
     gone = set(chosen) & set(active)
-    shared, whole = [], []
+    shared: list[str] = []
+    whole: list[str] = []
     for table in scheduler.tables(args.out):
         for job, keys in table.jobs.items():
             mine = [key for key in keys if key in gone and states[key].job_id == job]

@@ -41,8 +41,8 @@ def start(*options: str, **settings: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: the sockets' paths have a limit
     try:
         up = subprocess.run(
-            [SCRIPT, "up", folder, *options], env=os.environ | settings, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, timeout=120, check=False,
+            [SCRIPT, "up", folder, *options], env=os.environ | settings, text=True, capture_output=True,
+            timeout=120, check=False,
         )  # fmt: skip
         assert up.returncode == 0, up.stderr[-3000:]
         with pytest.MonkeyPatch.context() as patch:
