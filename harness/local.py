@@ -35,7 +35,7 @@ class Jobs:
     def free(self) -> int:
         return self.workers - len(self.running)
 
-    def start(self, spec: Spec) -> None:
+    def start(self, spec: Spec, expired: bytes | None = None) -> None:
         path = self.folder / f"{spec['key'].replace('/', '-')}.json"
         pack = {"target": self.target, "requeues": 0, "deaths": 0, "needs": {}, "specs": [spec]}
         path.write_text(json.dumps(pack))
