@@ -65,7 +65,7 @@ def run_parser(prog: str) -> Parser:
 
 def stored(args: argparse.Namespace) -> dict[str, Any]:
     """The options as JSON for a job table: paths absolute, without what concerns one call alone."""
-    once = ("out", "dry_run", "overwrite", "wait")
+    once = ("out", "dry_run", "overwrite", "wait", "cells")
     paths = ("data_root", "teachers", "suites", "clusters")
     return {
         name: os.path.abspath(value) if name in paths and value is not None else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
@@ -128,9 +129,8 @@ def retry(argv: list[str]) -> int:
         raise UserError(
             f"it is not known how {strangers[0]} was run: repeat the run's command, which tries failed cells again"
         )
-    code = 0
-    for name in dict.fromkeys(latest[key].name for key in chosen):
-        keys = [key for key in chosen if latest[key].name == name]
-        options = cli.restored(latest[keys[0]].options)
-        code = max(code, run.run(parser.parse_args(argv, options), only=keys))
-    return code
+    groups: dict[str, list[str]] = {}  # by the options that they were run with
+    for key in chosen:
+        groups.setdefault(json.dumps(latest[key].options, sort_keys=True), []).append(key)
+    codes = [run.run(parser.parse_args(argv, cli.restored(json.loads(o))), only=keys) for o, keys in groups.items()]
+    return max(codes)

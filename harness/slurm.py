@@ -11,6 +11,8 @@ in a second. With `afterok` it would be dropped without a word, or wait for ever
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import shlex
 import shutil
@@ -104,7 +106,7 @@ def arrange(
 
 def dependency(array: Array, ids: dict[tuple[int, int], str]) -> str | None:
     """The value of sbatch's --dependency."""
-    jobs = [*(ids.get(place, f"<job of array {place[0]}>_{place[1]}") for place in array.after), *array.after_ids]
+    jobs = [*(ids.get(place, f"ARRAY{place[0]}_{place[1]}") for place in array.after), *array.after_ids]
     return "afterany:" + ":".join(jobs) if jobs else None
 
 
@@ -196,7 +198,8 @@ def submit(
         files = [str(folder / f"{array.index}-{element}.json") for element in range(len(array.packs))]
         try:
             executor.update_parameters(**parameters(array, profile, folder, ids))
-            jobs = executor.map_array(slurm_job.run, files)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+                jobs = executor.map_array(slurm_job.run, files)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
             why = [line for line in str(error).splitlines() if "sbatch: error" in line] or [str(error)[-300:]]
             kept = f"; {len(ids)} jobs before it are submitted (python -m harness cancel --out {out})" if ids else ""

@@ -12,6 +12,10 @@ from typing import Any
 
 from standins import stand_in_cell, write_record
 
+from harness import record, stop
+from harness.progress import Progress
+from harness.slurm_job import own_id
+
 WAIT = 240  # seconds until a strike counts as missed
 
 
@@ -28,6 +32,7 @@ def struck_cell(spec: dict[str, Any]) -> None:
 
     rollout.CHUNK = 4
     path = Path(spec["out"]) / "faults" / f"{spec['key'].replace('/', '-')}.json"
+    path.parent.mkdir(exist_ok=True)
     fault = json.loads(path.read_text()) if path.exists() else {}
     if fault.get("phase") == "train":
         iterate = train.Trainer.iterate
@@ -38,7 +43,14 @@ def struck_cell(spec: dict[str, Any]) -> None:
                 strike(path, fault["fault"])
 
         train.Trainer.iterate = struck_iterate  # type: ignore[method-assign]
-    elif fault.get("phase") == "rollout":
+    load = train.Trainer.load
+
+    def noted_load(self: train.Trainer, checkpoint: Path) -> None:
+        load(self, checkpoint)
+        path.with_suffix(".resumed").write_text(str(self.step))
+
+    train.Trainer.load = noted_load  # type: ignore[method-assign]
+    if fault.get("phase") == "rollout":
         read = rollout.read_chunk
 
         def struck_read(chunk: Path, count: int) -> Any:
@@ -61,14 +73,10 @@ def struck_cell(spec: dict[str, Any]) -> None:
 
 def strike(path: Path, fault: str) -> None:
     """Let the fault happen to this process: die, or return once it was asked to stop."""
-    from harness import stop
-
     path.rename(path.with_suffix(".struck"))
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault in ("usr2", "term"):
-        from harness.slurm_job import own_id
-
         subprocess.Popen(["scancel", f"--signal={fault.upper()}", own_id()])  # itself of those that get the signal
     if fault == "preempt":
         subprocess.run(["sbatch", "-p", "high", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"], check=True)
@@ -83,11 +91,10 @@ def light_cell(spec: dict[str, Any]) -> None:
     """A cell that does what `<out>/light/<method>.json` says (see standins.stand_in_cell) and leaves a record."""
     path = Path(spec["out"]) / "light" / f"{spec['method']}.json"
     options = json.loads(path.read_text()) if path.exists() else {}
-    end = time.monotonic() + options.pop("until_stopped", 0)
-    from harness import stop
-
-    while time.monotonic() < end:
-        stop.check()
-        time.sleep(0.05)
+    with Progress(record.work_path(Path(spec["out"]), spec["key"]), tensorboard=False):
+        end = time.monotonic() + options.pop("until_stopped", 0)
+        while time.monotonic() < end:
+            stop.check()
+            time.sleep(0.05)
     stand_in_cell(spec | {"options": options})
     write_record(Path(spec["out"]), spec["task"], spec["method"], spec["seed"], spec["config_hash"])

@@ -62,7 +62,7 @@ def test_the_batch_script_asks_for_the_profile(tmp_path):
     for line in (
         "--partition=p", "--account=a", "--qos=q", "--constraint='a100|h100'", "--time=1560", "--gpus-per-node=2",
         "--cpus-per-task=4", "--mem=1536MB", "--signal=USR2@77", "--exclude=node7", "--exclusive", "--array=0-1%2",
-        "--requeue", "--dependency='afterany:<job of array 0>_4'", "--kill-on-invalid-dep=yes", "--job-name=S-1",
+        "--requeue", "--dependency=afterany:ARRAY0_4", "--kill-on-invalid-dep=yes", "--job-name=S-1",
     ):  # fmt: skip
         assert f"#SBATCH {line}\n" in text
     assert "\nmodule load cuda\n" in text and "wckey" not in text
