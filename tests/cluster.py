@@ -32,7 +32,7 @@ def why_not(*commands: str) -> str:
     """Why there can be no cluster here; "" if there can."""
     if os.geteuid() != 0:
         return "a private SLURM needs root"
-    missing = [name for name in commands if shutil.which(name) is None]
+    missing = [name for name in commands if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     return f"no {', '.join(missing)}: run `slurm/testcluster/cluster install` first" if missing else ""
 
 

@@ -96,5 +96,7 @@ def light_cell(spec: dict[str, Any]) -> None:
         while time.monotonic() < end:
             stop.check()
             time.sleep(0.05)
+    if "exit" in options:
+        os._exit(options["exit"])
     stand_in_cell(spec | {"options": options})
     write_record(Path(spec["out"]), spec["task"], spec["method"], spec["seed"], spec["config_hash"])
