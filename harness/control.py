@@ -11,6 +11,7 @@ from pathlib import Path
 from harness import cli, plan, record, scheduler
 from harness.errors import UserError
 
+OF_LAUNCHERS = ("profile", "resource", "cells_per_job", "array_parallelism", "workers", "device", "threads")
 AT_ONCE = 500  # job ids in one call of scancel
 
 
@@ -114,6 +115,7 @@ def retry(argv: list[str]) -> int:
         "Run failed cells again, as they were run; any option given here takes the place of the old one."
     )
     parser.add_argument("--cells", help="comma-separated patterns, such as 'toy/vdd_*/*' (default: all that failed)")
+    parser.set_defaults(launcher=None)  # None: that of the run
     args = parser.parse_args(argv)
     if args.out is None:
         raise UserError("retry needs --out, the folder of the run")
@@ -132,5 +134,10 @@ def retry(argv: list[str]) -> int:
     groups: dict[str, list[str]] = {}  # by the options that they were run with
     for key in chosen:
         groups.setdefault(json.dumps(latest[key].options, sort_keys=True), []).append(key)
-    codes = [run.run(parser.parse_args(argv, cli.restored(json.loads(o))), only=keys) for o, keys in groups.items()]
+    codes = []
+    for text, keys in groups.items():
+        options = json.loads(text)
+        if args.launcher not in (None, options["launcher"]):  # what only fits the old one
+            options = {name: value for name, value in options.items() if name not in OF_LAUNCHERS}
+        codes.append(run.run(parser.parse_args(argv, cli.restored(options)), only=keys))
     return max(codes)

@@ -98,17 +98,15 @@ def jobs(out: Path) -> dict[str, JobState]:
     SLURM that is absent, does not answer or keeps no accounts.
     """
     submitted = [table for table in tables(out) if table.launcher == "slurm"]
-    newest = {key: (table, job) for table in submitted for job, keys in table.jobs.items() for key in keys}
-    if not newest:
+    if not submitted:
         return {}
-    if shutil.which("squeue") is None:
-        why = "there is no squeue here to ask SLURM with"
-        return {
-            key: JobState("unknown", why, job, log_of(out, table.name, job)) for key, (table, job) in newest.items()
-        }
-    told = ask_squeue()
-    if told is None:
+    told, names, why = None, {}, "there is no squeue here to ask SLURM with"
+    if shutil.which("squeue") is not None:
+        told, names = ask_squeue() or (None, {})
         why = "SLURM does not answer"
+    adopt(out, submitted, names)
+    newest = {key: (table, job) for table in submitted for job, keys in table.jobs.items() for key in keys}
+    if told is None:
         return {
             key: JobState("unknown", why, job, log_of(out, table.name, job)) for key, (table, job) in newest.items()
         }
@@ -156,19 +154,36 @@ def ask(command: list[str]) -> str | None:
     return run.stdout if run.returncode == 0 else None
 
 
-def ask_squeue() -> dict[str, tuple[str, str]] | None:
-    """Job id -> (state, detail) of this user's jobs that slurmctld remembers: all that wait and run, and the latest ended."""
-    text = ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%M|%R"])
+def adopt(out: Path, submitted: list[Table], names: dict[str, str]) -> None:
+    """Complete the tables of submissions that were broken off between `sbatch` and the table, by the names of jobs."""
+    for table in submitted:
+        if set(table.cells) <= {key for keys in table.jobs.values() for key in keys}:
+            continue
+        known = len(table.jobs)
+        for job, name in names.items():
+            submission, _, array = name.rpartition("-")
+            if submission == table.name and job not in table.jobs:
+                pack = folder(out, table.name) / f"{array}-{job.partition('_')[2] or 0}.json"
+                table.jobs[job] = [spec["key"] for spec in json.loads(pack.read_bytes())["specs"]]
+        if len(table.jobs) > known:
+            table.write(out)
+
+
+def ask_squeue() -> tuple[dict[str, tuple[str, str]], dict[str, str]] | None:
+    """Of this user's jobs that slurmctld remembers (all that wait and run, and the latest ended): job id -> (state, detail),
+    and job id -> name."""
+    text = ask(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T|%M|%R|%j"])
     if text is None:
         return None
-    told = {}
+    told, names = {}, {}
     for line in text.splitlines():
-        job, word, elapsed, where = line.split("|", 3)
+        job, word, elapsed, where, name = line.split("|", 4)
+        names[job] = name
         where = where.strip().strip("()")
         state = state_of(word)
         detail = {"queued": where, "running": f"{elapsed} on {where}"}.get(state, word)
         told[job] = (state, f"{word.lower()}: {detail}" if state in ACTIVE else word.lower().replace("_", " "))
-    return told
+    return told, names
 
 
 def ask_sacct(wanted: set[str]) -> dict[str, tuple[str, str]]:
@@ -185,9 +200,14 @@ def ask_sacct(wanted: set[str]) -> dict[str, tuple[str, str]]:
     return told
 
 
-def is_cancelled(job: str) -> bool:
-    """Whether the job that we are in was cancelled by someone, rather than preempted or timed out."""
-    return (ask(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T"]) or "").strip() == "CANCELLED"
+def wanted_back(job: str) -> bool:
+    """Whether a job that got a TERM, the one that we are in, should go back into the queue.
+
+    Yes while it counts as running (a preemption with a time of grace) and once its time is over; not if it was cancelled: then
+    SLURM shows it as completing, and would requeue it without a word.
+    """
+    state, _, reason = (ask(["squeue", "-h", "-t", "all", "-j", job, "-o", "%T|%r"]) or "").strip().partition("|")
+    return state == "RUNNING" or reason == "TimeLimit"
 
 
 def state_of(word: str) -> str:

@@ -268,8 +268,12 @@ def launch_plan(
         )
     if not stay:
         return {}
-    with Display(made, 1) as display:
-        return wait(made.out, {spec["key"]: spec["config_hash"] for spec in specs}, display.event)
+    try:
+        with Display(made, 1) as display:
+            return wait(made.out, {spec["key"]: spec["config_hash"] for spec in specs}, display.event)
+    except KeyboardInterrupt:
+        say("the jobs go on; `python -m harness cancel` ends them")
+        raise
 
 
 def wait(out: Path, hashes: dict[str, str], on_event: Callable[[str, str, str], None]) -> dict[str, str]:

@@ -94,7 +94,7 @@ def leave(pack: Pack, number: int) -> None:
 
         sys.exit(LOCAL_REQUEUE_RETURN_CODE if number == signal.SIGUSR2 else LEFT)
     job = own_id()
-    if not job or (number == signal.SIGTERM and scheduler.is_cancelled(job)):
+    if not job or (number == signal.SIGTERM and not scheduler.wanted_back(job)):
         sys.exit(LEFT)
     lives = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if lives >= pack["requeues"]:

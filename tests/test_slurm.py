@@ -1,12 +1,13 @@
 """On a real SLURM (slurm/testcluster): failed teachers, retry, cancel, deaths. Whole sweeps: test_slurm_sweep.py."""
 
 import json
+import subprocess
 
 import pytest
 from cluster import cluster, records, squeue, sweep, until  # noqa: F401 (a fixture)
 from standins import verb
 
-from harness import record, scheduler, slurm
+from harness import progress, record, scheduler, slurm
 
 pytestmark = pytest.mark.usefixtures("cluster")
 SWEEP = ["--methods", "beso,ddpm,vdd_vp,cd,ctm", "--seeds", "2"]  # 2 teachers, 3 students, 2 seeds
@@ -27,6 +28,10 @@ def light(monkeypatch, tmp_path):
 
 def states(out):
     return {key: job.state for key, job in scheduler.jobs(out).items()}
+
+
+def begun(out, key):
+    return progress.read(record.work_path(out, key)) is not None
 
 
 def test_students_of_a_failed_teacher_are_blocked_and_retry_runs_them(tmp_path, light, capsys):
@@ -103,6 +108,32 @@ def test_a_cell_that_dies_too_often_fails_and_the_rest_of_its_job_goes_on(tmp_pa
     found = records(out)
     assert found["toy/beso/0"]["error"]["message"] == "the cell's process was killed 2 times, by SIGKILL at last"
     assert found["toy/ddpm/0"]["status"] == "done" and found["toy/cd/0"]["error"]["type"] == "Blocked"
+
+
+def test_what_scancel_ends_stays_away(tmp_path, light):
+    out = tmp_path / "out"
+    light("beso", until_stopped=60)
+    light("ddpm", until_stopped=60)
+    assert sweep(out, "--methods", "beso,ddpm") == 0
+    until(lambda: begun(out, "toy/beso/0") and begun(out, "toy/ddpm/0"))
+    job = scheduler.jobs(out)["toy/ddpm/0"].job_id
+    subprocess.run(["scancel", job], check=True)
+    until(lambda: not squeue("-j", job))
+    assert states(out) == {"toy/beso/0": "running", "toy/ddpm/0": "cancelled"}
+    assert "stopped   toy/ddpm/0 on SIGTERM, saved" in scheduler.jobs(out)["toy/ddpm/0"].log.read_text()
+    verb("cancel", "--out", str(out))
+    until(lambda: not squeue())
+
+
+def test_a_job_comes_back_as_often_as_its_profile_says(tmp_path, light):
+    out = tmp_path / "out"
+    light("beso", until_stopped=60)
+    assert sweep(out, "--methods", "beso,cd", "--resource", "requeues=0") == 0
+    until(lambda: begun(out, "toy/beso/0"))
+    subprocess.run(["scancel", "--signal=USR2", scheduler.jobs(out)["toy/beso/0"].job_id], check=True)
+    until(lambda: len(records(out)) == 2)
+    found = records(out)
+    assert found["toy/beso/0"]["error"]["type"] == "Requeued" and found["toy/cd/0"]["error"]["type"] == "Blocked"
 
 
 def test_a_refused_submission_is_one_line(tmp_path, capfd):

@@ -10,7 +10,7 @@ import pytest
 from cluster import PROFILES
 from standins import call, make_spec, verb, write_record
 
-from harness import clusters, record, scheduler, slurm
+from harness import cli, clusters, record, scheduler, slurm
 from harness.clusters import Profile, minutes
 from harness.errors import UserError
 
@@ -191,7 +191,7 @@ def test_states_of_jobs(tmp_path, told):
     write_record(out, "toy", "vdd_vp", 0)
     record.write_atomic(record.work_path(out, A0) / "progress.json", "{}")
     told.joinpath("squeue.txt").write_text(
-        "12_0|RUNNING|1:05|node1\n12_1|PENDING|0:00|(Dependency)\n13|RUNNING|2:00|node2\n"
+        "12_0|RUNNING|1:05|node1|s1-0\n12_1|PENDING|0:00|(Dependency)|s1-0\n13|RUNNING|2:00|node2|s1-1\n77|PENDING|0:00|(None)|a|b\n"
     )
     told.joinpath("sacct.txt").write_text("15|OUT_OF_MEMORY|0:125\n16|CANCELLED by 0|0:0\n99|FAILED|1:0\n")
     found = scheduler.jobs(out)
@@ -211,6 +211,37 @@ def test_without_accounting_a_forgotten_job_has_ended(tmp_path, told):
     told.joinpath("squeue.txt").write_text("")
     told.joinpath("sacct").write_text("#!/bin/sh\necho Slurm accounting storage is disabled >&2\nexit 1\n")
     assert scheduler.jobs(tmp_path)[A].state == "ended"
+
+
+def test_jobs_of_a_broken_off_submission_are_known_by_their_names(tmp_path, told):
+    made = scheduler.Table("s1", "slurm", 0.0, {}, {"8": [B]}, cells=[A, B, A0, A1])
+    made.write(tmp_path)
+    slurm.write_packs(slurm.arrange([make_spec(tmp_path, k) for k in (A0, A1)], {}, {}, 1, 9), {}, Profile(),
+                      scheduler.folder(tmp_path, "s1"), "t")  # fmt: skip
+    text = "8|PENDING|0:00|(None)|s1-9\n9_0|PENDING|0:00|(None)|s1-0\n9_1|RUNNING|0:01|n|s1-0\n5|RUNNING|0:01|n|s2-0\n"
+    told.joinpath("squeue.txt").write_text(text)
+    states = {key: (job.job_id, job.state) for key, job in scheduler.jobs(tmp_path).items()}
+    assert states == {B: ("8", "queued"), A0: ("9_0", "queued"), A1: ("9_1", "running")}
+    assert scheduler.tables(tmp_path)[0].jobs == {"8": [B], "9_0": [A0], "9_1": [A1]}
+
+
+def test_retry_on_another_launcher_leaves_its_options(tmp_path, capsys):
+    out = tmp_path / "out"
+    (tmp_path / "c.toml").write_text(PROFILES)
+    clusters_file = ["--clusters", str(tmp_path / "c.toml"), "--profile", "test", "--cells-per-job", "2"]
+    args = cli.run_parser("x").parse_args([*TOY, "--methods", "beso", *clusters_file, "--threads", "3"])
+    scheduler.Table("s", "slurm", 0.0, cli.stored(args), cells=[A]).write(out)
+    write_record(out, "toy", "beso", 0, status="failed", error={"type": "E", "message": "m", "log": None})
+    plan = {"cells": [{"task": "toy", "method": "beso", "seed": 0, "config_hash": "h", "needs": []}]}
+    record.write_atomic(out / "plans" / "p.json", json.dumps(plan))
+    assert verb("retry", "--out", str(out), "--launcher", "inline", "--dry-run") == 0
+    assert "1 of 1 cells to run, in this process" in capsys.readouterr().out
+    assert verb("retry", "--out", str(out), "--resource", "cpus=3", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "SLURM, profile test" in shown and "cpus_per_task" not in shown and "#SBATCH --cpus-per-task=3" in shown
+    assert verb("retry", "--out", str(out), "--launcher", "inline") == 0
+    assert record.read(record.record_path(out, A), A)["status"] == "done"
+    assert scheduler.tables(out)[-1].launcher == "inline"
 
 
 def test_a_slurm_that_does_not_answer_is_unknown(tmp_path, told, capsys):
