@@ -1,6 +1,5 @@
 """SLURM without a cluster: arrays from a plan, batch scripts, profiles, wrong input, what squeue and sacct say."""
 
-import json
 import os
 import shutil
 import stat
@@ -10,13 +9,24 @@ import pytest
 from cluster import PROFILES
 from standins import call, make_spec, verb, write_record
 
-from harness import cli, clusters, record, scheduler, slurm
+from harness import cli, clusters, plan, record, run, scheduler, slurm
 from harness.clusters import Profile, minutes
 from harness.errors import UserError
+from harness.registry import load_suites
 
 TOY = ["--tasks", "toy", "--budget", "smoke", "--launcher", "slurm"]
 A, B, A0, A1, B0 = "toy/beso/0", "toy/ddpm/0", "toy/cd/0", "toy/cd/1", "toy/vdd_vp/0"
 NEEDS = {A0: (A,), A1: (A,), B0: (B,)}
+
+
+def failed(out):
+    """The plan and the failed record of one cell, toy/beso/0."""
+    options = ["--tasks", "toy", "--methods", "beso", "--budget", "smoke", "--out", str(out)]
+    args = cli.run_parser("x").parse_args(options)
+    made, seeds, _ = run.make_plan(args, load_suites(args.suites))
+    plan.save(made, seeds)
+    error = {"type": "E", "message": "m", "log": None}
+    write_record(out, "toy", "beso", 0, made.cells[0].config_hash, status="failed", error=error)
 
 
 def shape(arrays):
@@ -231,9 +241,7 @@ def test_retry_on_another_launcher_leaves_its_options(tmp_path, capsys):
     clusters_file = ["--clusters", str(tmp_path / "c.toml"), "--profile", "test", "--cells-per-job", "2"]
     args = cli.run_parser("x").parse_args([*TOY, "--methods", "beso", *clusters_file, "--threads", "3"])
     scheduler.Table("s", "slurm", 0.0, cli.stored(args), cells=[A]).write(out)
-    write_record(out, "toy", "beso", 0, status="failed", error={"type": "E", "message": "m", "log": None})
-    plan = {"cells": [{"task": "toy", "method": "beso", "seed": 0, "config_hash": "h", "needs": []}]}
-    record.write_atomic(out / "plans" / "p.json", json.dumps(plan))
+    failed(out)
     assert verb("retry", "--out", str(out), "--launcher", "inline", "--dry-run") == 0
     assert "1 of 1 cells to run, in this process" in capsys.readouterr().out
     assert verb("retry", "--out", str(out), "--resource", "cpus=3", "--dry-run") == 0
@@ -276,9 +284,7 @@ def test_a_broken_job_table_is_a_user_error(text, tmp_path):
 )
 def test_wrong_verbs(argv, told, tmp_path, capsys):
     out = tmp_path / "out"
-    write_record(out, "toy", "beso", 0, status="failed", error={"type": "E", "message": "m", "log": None})
-    plan = {"cells": [{"task": "toy", "method": "beso", "seed": 0, "config_hash": "h", "needs": []}]}
-    record.write_atomic(out / "plans" / "p.json", json.dumps(plan))
+    failed(out)
     assert verb(*({"NONE": str(tmp_path / "none"), "OUT": str(out)}.get(word, word) for word in argv)) == 2
     error = capsys.readouterr().err
     assert told in error and len(error.splitlines()) == 1
