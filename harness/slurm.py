@@ -14,11 +14,12 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from harness.launch import TARGET, Spec
 
 PREVIEW = "SUBMISSION"  # stands for the name that a submission gets
 ROOT = Path(__file__).parent.parent
+KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")  # settings of SLURM's commands, not of a job
 POLL = 5.0  # seconds between two questions of `wait`
 SURE, LOST = (
     2,
@@ -173,6 +175,18 @@ def check_commands(*names: str) -> None:
             )
 
 
+@contextlib.contextmanager
+def outside_of_a_job() -> Iterator[None]:
+    """Without the variables of the job that we may be in ourselves (`salloc`, `srun --pty`): a new job would inherit them."""
+    inherited = {k: v for k, v in os.environ.items() if k.startswith("SLURM_") and k not in KEPT}
+    for name in inherited:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
+
+
 def submit(
     arrays: list[Array],
     needs: dict[str, dict[str, str]],
@@ -198,7 +212,7 @@ def submit(
         files = [str(folder / f"{array.index}-{element}.json") for element in range(len(array.packs))]
         try:
             executor.update_parameters(**parameters(array, profile, folder, ids))
-            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
+            with contextlib.redirect_stderr(io.StringIO()), outside_of_a_job():  # submitit prints what it raises
                 jobs = executor.map_array(slurm_job.run, files)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
             why = [line for line in str(error).splitlines() if "sbatch: error" in line] or [str(error)[-300:]]

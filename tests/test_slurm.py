@@ -101,7 +101,9 @@ def test_a_cell_of_a_shared_job_is_cancelled_alone(tmp_path, light):
     assert states(out) == {"toy/beso/0": "cancelled", "toy/ddpm/0": "ended", "toy/mode/0": "cancelled"}
 
 
-def test_a_cell_that_dies_too_often_fails_and_the_rest_of_its_job_goes_on(tmp_path, light):
+def test_a_cell_that_dies_too_often_fails_and_the_rest_of_its_job_goes_on(tmp_path, light, monkeypatch):
+    for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID", "RESTART_COUNT"):  # submitted from within another job
+        monkeypatch.setenv(f"SLURM_{name}", "77")
     out = tmp_path / "out"
     light("beso", die=True)
     assert sweep(out, "--methods", "beso,ddpm,cd", "--cells-per-job", "2", "--wait") == 1
