@@ -180,7 +180,8 @@ def weights_checked(cell: Cell, out: Path) -> Cell:
 
 
 def settle(plan: Plan, overwrite: bool) -> list[str]:
-    """Make room for the cells to run: set broken records aside, and other configurations' on `overwrite`.
+    """Make room for the cells to run: set broken records aside, those whose weights are gone, and other configurations' on
+    `overwrite`.
 
     Returns what was done, a line each. Without `overwrite`, another configuration's record is a UserError.
     """
@@ -192,10 +193,10 @@ def settle(plan: Plan, overwrite: bool) -> list[str]:
             "choose another --out, or pass --overwrite to move the old aside"
         )
     done = []
-    for cell in plan.cells:
-        if cell.state.name in ("other", "corrupt"):
-            path = records.record_path(plan.out, cell.key)
-            moved = records.set_aside(path, "old" if cell.state.name == "other" else "corrupt")
+    for cell in plan.to_run:
+        path = records.record_path(plan.out, cell.key)
+        if cell.state.name in ("other", "corrupt") or (cell.state.name == "missing" and path.exists()):
+            moved = records.set_aside(path, "corrupt" if cell.state.name == "corrupt" else "old")
             done.append(f"{path} {cell.state.why}; set aside as {moved.name}")
     return done
 

@@ -253,9 +253,12 @@ def needs_of(made: plan.Plan) -> dict[str, tuple[str, ...]]:
 
 
 def active_jobs(made: plan.Plan) -> dict[str, str]:
-    """The plan's cells that a job of an earlier submission is to run or runs: key -> job id."""
+    """The plan's cells that a job of an earlier submission is to run or runs: key -> job id. A UserError where only SLURM knows
+    and does not answer."""
     keys = {cell.key for cell in made.to_run}
     jobs = scheduler.jobs(made.out)
+    if unknown := [job for key, job in jobs.items() if key in keys and job.state == "unknown"]:
+        raise UserError(f"jobs of an earlier submission may still run, but {unknown[0].detail}: try again once it does")
     return {key: job.job_id for key, job in jobs.items() if key in keys and job.state in scheduler.ACTIVE}
 
 

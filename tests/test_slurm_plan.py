@@ -12,6 +12,7 @@ from standins import call, make_spec, verb, write_record
 from harness import cli, clusters, plan, record, run, scheduler, slurm
 from harness.clusters import Profile, minutes
 from harness.errors import UserError
+from harness.progress import Progress
 from harness.registry import load_suites
 
 TOY = ["--tasks", "toy", "--budget", "smoke", "--launcher", "slurm"]
@@ -197,16 +198,18 @@ def table(out, name="s1", **jobs):
 def test_states_of_jobs(tmp_path, told):
     out = tmp_path / "out"
     table(out, "s0", j1=[A])
-    table(out, j12_0=[A], j12_1=[B], j13=[A0, A1], j14=[B0], j15=["toy/ctm/0"], j16=["toy/ctm/1"])
+    table(out, j12_0=[A], j12_1=[B], j13=[A0, A1], j14=[B0], j15=["toy/ctm/0"], j16=["toy/ctm/1"], j17=["toy/em/0"])
     write_record(out, "toy", "vdd_vp", 0)
-    record.write_atomic(record.work_path(out, A0) / "progress.json", "{}")
+    write_record(out, "toy", "em", 0)
+    Progress(record.work_path(out, A0), tensorboard=False)
     told.joinpath("squeue.txt").write_text(
-        "12_0|RUNNING|1:05|node1|s1-0\n12_1|PENDING|0:00|(Dependency)|s1-0\n13|RUNNING|2:00|node2|s1-1\n77|PENDING|0:00|(None)|a|b\n"
+        "12_0|RUNNING|1:05|node1|s1-0\n12_1|PENDING|0:00|(Dependency)|s1-0\n13|RUNNING|2:00|node2|s1-1\n17|RUNNING|0:01|n|s1-2\n77|PENDING|0:00|(None)|a|b\n"
     )
     told.joinpath("sacct.txt").write_text("15|OUT_OF_MEMORY|0:125\n16|CANCELLED by 0|0:0\n99|FAILED|1:0\n")
     found = scheduler.jobs(out)
     assert {key: (job.state, job.job_id) for key, job in found.items()} == {
         A: ("running", "12_0"), B: ("queued", "12_1"), A0: ("running", "13"), A1: ("queued", "13"), B0: ("ended", "14"),
+        "toy/em/0": ("ended", "17"),
         "toy/ctm/0": ("failed", "15"), "toy/ctm/1": ("cancelled", "16"),
     }  # fmt: skip
     assert "1:05 on node1" in found[A].detail and "Dependency" in found[B].detail
@@ -214,6 +217,17 @@ def test_states_of_jobs(tmp_path, told):
     assert found[A].log == out / "jobs" / "s1" / "12_0_0_log.out"
     calls = [told.joinpath(f"{name}.calls").read_text().count(".") for name in ("squeue", "sacct")]
     assert calls == [1, 1]
+
+
+def test_a_teacher_whose_weights_are_gone_makes_room(tmp_path):
+    options = ["--tasks", "toy", "--methods", "cd", "--budget", "smoke", "--out", str(tmp_path)]
+    args = cli.run_parser("x").parse_args(options)
+    before, *_ = run.make_plan(args, load_suites(args.suites))
+    path = write_record(tmp_path, "toy", "beso", 0, before.cells[0].config_hash)
+    made, *_ = run.make_plan(args, load_suites(args.suites))
+    assert [cell.key for cell in made.to_run] == [A, A0]
+    (line,) = plan.settle(made, overwrite=False)
+    assert "its weights are gone" in line and not path.exists() and path.with_name("0.json.old-1").exists()
 
 
 def test_without_accounting_a_forgotten_job_has_ended(tmp_path, told):
@@ -258,6 +272,8 @@ def test_a_slurm_that_does_not_answer_is_unknown(tmp_path, told, capsys):
     assert scheduler.jobs(tmp_path)[A].state == "unknown"
     assert verb("cancel", "--out", str(tmp_path)) == 2
     assert "does not answer" in capsys.readouterr().err
+    assert call(*TOY, "--methods", "beso", "--out", str(tmp_path), "--profile", "cpu", "--dry-run") == 2
+    assert "earlier submission may still run" in capsys.readouterr().err
 
 
 def test_a_folder_without_slurm_asks_nothing(tmp_path, told):
