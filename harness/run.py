@@ -162,9 +162,9 @@ def run(args: argparse.Namespace, only: Collection[str] | None = None) -> int:
         return 0
     if args.dry_run:
         return 0
-    cli.check_out(made.out, write=True)
     if specs:
         check_before(specs, args)
+    cli.check_out(made.out, write=True)  # from here on things are written
     for line in plan.settle(made, args.overwrite):
         say(line)
     if only is None:
