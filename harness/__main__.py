@@ -171,10 +171,24 @@ def verb_figures(argv: list[str]) -> int:
     return 0
 
 
+def verb_cancel(argv: list[str]) -> int:
+    """Take cells of a folder out of SLURM's queue."""
+    from harness import control
+
+    return control.cancel(argv)
+
+
+def verb_retry(argv: list[str]) -> int:
+    """Run the failed cells of a folder again."""
+    from harness import control
+
+    return control.retry(argv)
+
+
 VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
-    "reproduce": verb_reproduce,
+    "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
 }  # fmt: skip
 
 

@@ -8,14 +8,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from harness.clusters import CLUSTERS
 from harness.errors import UserError, printable
 from harness.registry import SUITES
 from harness.shipped import TEACHERS
 
 DEFAULT_BUDGET = "quick"
 LONGEST = 2000  # characters of a message
+LAUNCHERS = ("pool", "inline", "local", "debug", "slurm")
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,8 +37,8 @@ def run_parser(prog: str) -> Parser:
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
     parser.add_argument("--out", help="folder for records (default runs/<budget>-<data source>[-<teacher>])")
     parser.add_argument("--workers", type=int, help="cells at once; 0 = in this process (default: cores / threads)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a cell (default 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="threads of a cell (default 1; SLURM: the profile's cpus)")
+    parser.add_argument("--device", help="cpu (default; SLURM: cuda if the profile has GPUs), cuda or cuda:N")
     parser.add_argument("--set", action="append", default=[], metavar="METHOD.KEY=VALUE", help="override one value")
     parser.add_argument(
         "--train-teachers", action="store_true", help="do not use the teachers that come with the project"
@@ -48,7 +50,36 @@ def run_parser(prog: str) -> Parser:
     parser.add_argument("--overwrite", action="store_true", help="move records of another configuration aside")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     parser.add_argument("--suites", type=Path, default=SUITES, help="folder with the suite files")
+    jobs = parser.add_argument_group("where the cells run (docs/slurm.md)")
+    jobs.add_argument(
+        "--launcher", default="pool", help=f"{', '.join(LAUNCHERS)}; default pool: processes of this machine"
+    )
+    jobs.add_argument("--profile", help="slurm: block of the cluster file; without one nothing is submitted")
+    jobs.add_argument("--clusters", type=Path, default=CLUSTERS, help="slurm: cluster file (default the project's)")
+    jobs.add_argument("--resource", action="append", default=[], metavar="KEY=VALUE", help="slurm: change the profile")
+    jobs.add_argument("--cells-per-job", type=int, help="slurm: cells run one after the other in a job")
+    jobs.add_argument("--array-parallelism", type=int, help="slurm: jobs of one array at once")
+    jobs.add_argument(
+        "--wait", action="store_true", help="slurm: stay until the jobs have ended, then print the tables"
+    )
     return parser
+
+
+def stored(args: argparse.Namespace) -> dict[str, Any]:
+    """The options as JSON for a job table: paths absolute, without what concerns one call alone."""
+    once = ("out", "dry_run", "overwrite", "wait", "cells")
+    paths = ("data_root", "teachers", "suites", "clusters")
+    return {
+        name: os.path.abspath(value) if name in paths and value is not None else value
+        for name, value in vars(args).items()
+        if name not in once
+    }
+
+
+def restored(options: dict[str, Any]) -> argparse.Namespace:
+    """What `stored` made, as parsed options again."""
+    paths = ("teachers", "suites", "clusters")
+    return argparse.Namespace(**{k: Path(v) if k in paths and v is not None else v for k, v in options.items()})
 
 
 def guarded(main: Callable[[list[str]], int], argv: list[str]) -> int:

@@ -59,12 +59,11 @@ def doing(cells: list[Cell]) -> str:
     return ", ".join(f"{word} {n}" if len(cells) > 1 else word for word, n in counts.items())
 
 
-def show_plan(plan: Plan, suites: Suites, workers: int, threads: int) -> None:
-    """Print the plan: a table in a terminal, aligned plain lines otherwise."""
+def show_plan(plan: Plan, suites: Suites, where: str) -> None:
+    """Print the plan: a table in a terminal, aligned plain lines otherwise. where: `2 at once, 1 thread(s) each`."""
     head = ["task", "method", "seeds", "iterations", "rollouts", "teacher", "to do"]
     rows = plan_rows(plan, suites)
     data = {cell.task: f"{cell.task}: {cell.data.source}" for cell in plan.cells}
-    where = "in this process" if workers < 1 else f"{workers} at once, {threads} thread(s) each"
     note = f"{len(plan.to_run)} of {len(plan.cells)} cells to run, {where} · budget {plan.budget} · out {plan.out}"
     if sys.stdout.isatty():
         from rich.console import Console

@@ -3,7 +3,8 @@
     demonstrations -> split -> windows -> method (with its teacher) -> train -> weights -> held-out checks -> rollouts
                    -> metrics -> record
 
-An interrupted cell continues: training from its checkpoint, rollouts from the chunks that are finished.
+An interrupted cell continues: training from its checkpoint, rollouts from the chunks that are finished. Asked to stop
+(harness/stop.py), it leaves at the next point from which it can continue, with stop.Stopped.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import distribution, lease, metrics, record, rollout, sealed, train, windows
+from harness import distribution, lease, metrics, record, rollout, sealed, stop, train, windows
 from harness.errors import UserError
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
@@ -51,7 +53,7 @@ class Trained:
 
 def run_cell(spec: Spec) -> dict[str, Any]:
     """Run one cell and write its record, which is returned. Any error leaves no record; the launcher reports it."""
-    began = time.perf_counter()
+    began, started = time.perf_counter(), datetime.now(UTC)
     sealed.REMARKS.clear()
     torch.set_num_threads(spec["threads"])
     workdir = prepare_workdir(spec)
@@ -62,15 +64,25 @@ def run_cell(spec: Spec) -> dict[str, Any]:
             ready = Trained(method, spec["teacher"]["sha256"], NOT_TRAINED)
         else:
             ready = train_method(spec, demos, workdir, progress)
+        stop.check()
+        progress.phase("held-out")
         assess(spec, demos, ready)
+        stop.check()
         rollouts_began = time.perf_counter()
         episodes = run_rollouts(spec, ready.method, workdir, progress)
         timings = ready.timings | {
             "rollout_s": round(time.perf_counter() - rollouts_began, 3),
             "total_s": round(time.perf_counter() - began, 3),
         }
-        path = record.record_path(Path(spec["out"]), spec["key"])
-        return record.write(path, make_record(spec, demos, ready, episodes, timings))
+        progress.phase("write")
+        made = make_record(spec, demos, ready, episodes, timings)
+        made["provenance"] |= {"started": iso(started), "finished": iso(datetime.now(UTC))}
+        return record.write(record.record_path(Path(spec["out"]), spec["key"]), made)
+
+
+def iso(moment: datetime) -> str:
+    """A moment in UTC to the millisecond, in ISO 8601."""
+    return moment.isoformat(timespec="milliseconds")
 
 
 def check(spec: Spec) -> None:

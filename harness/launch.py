@@ -18,12 +18,13 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from harness import record as records
+from harness import stop
 from harness.errors import UserError
 from harness.lease import LeaseLost, Watch, clock, held, ttl_setting
 from harness.registry import resolve_class
@@ -39,15 +40,32 @@ class Held(Exception):
     """Another run has the cell; the message says who."""
 
 
+class Runner(Protocol):
+    """What runs the cells that are ready: Inline and Pool here, Jobs in harness/local.py."""
+
+    @property
+    def running(self) -> Collection[str]: ...
+    def free(self) -> int: ...
+    def start(self, spec: Spec, expired: bytes | None = None) -> None: ...
+    def finished(self) -> list[tuple[str, str | None]]: ...
+    def stop(self) -> None: ...
+
+
 def launch(
-    specs: list[Spec], needs: dict[str, tuple[str, ...]], workers: int, on_event: OnEvent, target: str = TARGET
+    specs: list[Spec],
+    needs: dict[str, tuple[str, ...]],
+    workers: int,
+    on_event: OnEvent,
+    target: str = TARGET,
+    runner: Runner | None = None,
 ) -> dict[str, str]:
     """Run every spec; `workers` processes at once, 0 = in this process. Returns key -> "" (done) or why it failed.
 
-    `needs`: key -> keys that must be done before; those that are not among the specs are done already.
+    `needs`: key -> keys that must be done before; those that are not among the specs are done already. `runner`: what
+    runs them instead of this process or a pool.
     """
     queue = Queue(specs, needs)
-    pool = Inline(target, on_event) if workers < 1 else Pool(target, workers)
+    pool: Runner = runner or (Inline(target, on_event) if workers < 1 else Pool(target, workers))
     started: dict[str, Elsewhere] = {}
 
     def settle(key: str, why: str, detail: str = "") -> None:
@@ -233,6 +251,7 @@ def run_logged(target: str, spec: Spec, wait: bool = True, expired: bytes | None
         if lease is None:
             if not wait:
                 raise Held(other.watch.holder)
+            stop.check()
             time.sleep(POLL)
             continue
         try:

@@ -219,7 +219,8 @@ def altered_weights(plan: Plan, limit: int = 2**32) -> list[str]:
 
 
 def settle(plan: Plan, overwrite: bool) -> list[str]:
-    """Make room for the cells to run: set broken records aside, and other configurations' on `overwrite`.
+    """Make room for the cells to run: set broken records aside, those whose weights are gone, and other configurations' on
+    `overwrite`.
 
     Returns what was done, a line each. Without `overwrite`, another configuration's record is a UserError. A record that
     another run has replaced since the plan was made, or is about to replace, is left alone. Damaged plans are set aside too.
@@ -255,6 +256,13 @@ def make_room(out: Path, cell: Cell) -> list[str]:
         path = records.record_path(out, cell.key)
         moved = records.set_aside(path, "old" if now.name == "other" else "corrupt")
         return [f"{path} {now.why}; set aside as {moved.name}"]
+
+
+def clear_failed(plan: Plan) -> None:
+    """Rename the failed records of cells that run again to `*.failed-N`, so that a failed record is of this run."""
+    for cell in plan.to_run:
+        if cell.state.name == "failed":
+            records.set_aside(records.record_path(plan.out, cell.key), "failed")
 
 
 def save(plan: Plan, seeds: list[int]) -> Path:

@@ -85,7 +85,9 @@ class Progress:
         """The cell has ended: close the event file and remove the file, which an interrupted cell leaves for `status`."""
         if self.writer is not None:
             self.writer.close()
-        if kind not in (KeyboardInterrupt, LeaseLost):  # the file is another runner's by now
+        if kind is None or not issubclass(
+            kind, (KeyboardInterrupt, LeaseLost)
+        ):  # LeaseLost: the file is another runner's by now
             self.path.unlink(missing_ok=True)
 
 

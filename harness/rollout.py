@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import sealed
+from harness import sealed, stop
 from harness.seeds import derive
 from methods.base import Method
 from methods.policy import Policy
@@ -100,6 +100,7 @@ def run_chunk(
         policy.reset(seeds)
         returns, length = np.zeros(len(seeds)), np.zeros(len(seeds), int)
         while env.active.any():
+            stop.check()
             active = env.active.copy()
             obs, reward, _, _, info = env.step(policy.act(obs, active))
             returns[active] += reward[active]

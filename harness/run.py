@@ -9,10 +9,13 @@ import argparse
 import os
 import signal
 import sys
+import time
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness import cli, plan, tables
+from harness import cli, local, plan, scheduler, slurm, tables
 from harness.config import parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
@@ -45,6 +48,8 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     sources = "+".join(sorted({entry.source for entry in data.values()}))
     name = f"{args.budget}-{sources}" + (f"-{args.teacher}" if args.teacher else "")
     out = Path(args.out if args.out is not None else f"runs/{name}")
+    if args.launcher == "slurm":  # jobs run elsewhere than we
+        out = Path(os.path.abspath(out))
     cli.check_out(out, write=False)
     request = plan.Request(
         tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher
@@ -59,13 +64,23 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Workers, threads and device make sense, and so does $VDD_LEASE_TTL."""
+    """Workers, threads, device and $VDD_LEASE_TTL make sense, and every option has a launcher that heeds it."""
     ttl_setting()
-    if args.threads < 1 or args.threads > 1024:
-        raise UserError(f"--threads must be between 1 and 1024. Got {args.threads}")
+    if args.launcher not in cli.LAUNCHERS:
+        raise unknown("launcher", args.launcher, cli.LAUNCHERS)
+    if args.launcher != "slurm":
+        for name in ("profile", "resource", "cells_per_job", "array_parallelism", "wait"):
+            if getattr(args, name):
+                raise UserError(f"--{name.replace('_', '-')} is for --launcher slurm. Got --launcher {args.launcher}")
+    elif args.workers is not None:
+        raise UserError("--workers is for this machine; with --launcher slurm give --array-parallelism")
+    for name in ("threads", "cells_per_job", "array_parallelism"):
+        value = getattr(args, name)
+        if value is not None and not 1 <= value <= (1024 if name == "threads" else 1_000_000):
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1 and no absurd number. Got {value}")
     if args.workers is not None and not 0 <= args.workers <= 1024:
         raise UserError(f"--workers must be between 0 and 1024. Got {args.workers}")
-    kind, _, number = args.device.partition(":")
+    kind, _, number = (args.device or "cpu").partition(":")
     if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
         raise UserError(f"--device must be cpu, cuda or cuda:N. Got {args.device!r}")
 
@@ -77,7 +92,7 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
     from envs.datasets import load_demonstrations
     from harness import job
 
-    if args.device.startswith("cuda"):
+    if args.device.startswith("cuda") and args.launcher != "slurm":  # a machine that submits may have none
         count = torch.cuda.device_count()
         if int(args.device.partition(":")[2] or 0) >= count:
             raise UserError(f"--device {args.device}: this machine has {count} CUDA devices")
@@ -104,40 +119,84 @@ def interrupt(number: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt(number)
 
 
-def execute(made: plan.Plan, specs: list[dict[str, Any]], workers: int) -> dict[str, str]:
-    """Run the specs under a display; key -> "" or why the cell failed."""
+def execute(made: plan.Plan, specs: list[dict[str, Any]], workers: int, table: scheduler.Table) -> dict[str, str]:
+    """Run the specs on this machine under a display; key -> "" or why the cell failed."""
+    needs = {cell.key: cell.needs for cell in made.cells}
+    runner = None
+    if table.launcher in ("local", "debug"):
+        runner = local.Jobs(table.launcher, made.out, table, max(1, workers))
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         with Display(made, workers) as display:
-            return launch(specs, {cell.key: cell.needs for cell in made.cells}, workers, display.event)
+            return launch(specs, needs, workers, display.event, runner=runner)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
+def restrict(made: plan.Plan, keys: Collection[str]) -> plan.Plan:
+    """The plan's cells among `keys`, and those that they need and that are not done."""
+    wanted = set(keys)
+    for cell in reversed(made.cells):  # needs stand before what needs them
+        if cell.key in wanted and cell.state.name != "done":
+            wanted.update(cell.needs)
+    return replace(made, cells=tuple(cell for cell in made.cells if cell.key in wanted))
+
+
 def main(argv: list[str]) -> int:
-    args = cli.run_parser("python -m harness.run").parse_args(argv)
+    return run(cli.run_parser("python -m harness.run").parse_args(argv))
+
+
+def run(args: argparse.Namespace, only: Collection[str] | None = None) -> int:
+    """Do what the options say; `only`: of their plan, these cells and what they need."""
     check_numbers(args)
+    options = cli.stored(args)
+    profile = slurm.settle(args) if args.launcher == "slurm" else None
+    args.device, args.threads = args.device or "cpu", args.threads or 1
     suites = load_suites(args.suites)
     made, seeds, remarks = make_plan(args, suites)
+    if only is not None:
+        made = restrict(made, only)
     default_workers = 1 if args.device != "cpu" else max(1, cli.cores() // args.threads)
     workers = args.workers if args.workers is not None else min(default_workers, max(1, len(made.to_run)))
+    workers = 0 if args.launcher in ("inline", "debug") else workers
     for line in remarks:
         say(line)
-    show_plan(made, suites, workers, args.threads)
+    where = "in this process" if workers < 1 else f"{workers} at once, {args.threads} thread(s) each"
+    show_plan(made, suites, slurm.describe(profile) if profile else where)
+    data_root = os.path.abspath(args.data_root) if args.data_root else None
+    settings = {"data_root": data_root, "threads": args.threads, "device": args.device}
+    specs = [plan.spec(cell, suites, made, settings, METRIC_VERSION) for cell in made.to_run]
+    if profile is not None and (args.dry_run or not profile.name):
+        slurm.preview(specs, made, profile)
+        return 0
     if args.dry_run:
         return 0
-    cli.check_out(made.out, write=True)
-    data_root = os.path.abspath(args.data_root) if args.data_root else None
-    options = {"data_root": data_root, "threads": args.threads, "device": args.device}
-    specs = [plan.spec(cell, suites, made, options, METRIC_VERSION) for cell in made.to_run]
     if specs:
         check_before(specs, args)
+    cli.check_out(made.out, write=True)  # from here on things are written
     for line in plan.settle(made, args.overwrite):
         say(line)
     for line in plan.altered_weights(made):
         say(line)
-    plan.save(made, seeds)
-    results = execute(made, specs, workers) if specs else {}
+    if only is None:
+        plan.save(made, seeds)
+    name = scheduler.new_name()
+    table = scheduler.Table(name, args.launcher, time.time(), options, cells=[spec["key"] for spec in specs])
+    results: dict[str, str] = {}
+    if profile is not None:
+        results = slurm.launch_plan(specs, made, profile, table, args.wait)
+        if not args.wait:
+            return 0
+    elif specs:
+        if args.launcher != "pool":
+            plan.clear_failed(made)
+        table.write(made.out)
+        results = execute(made, specs, workers, table)
+    return report(made, suites, results)
+
+
+def report(made: plan.Plan, suites: Suites, results: dict[str, str]) -> int:
+    """Print tables and failures; returns the exit code."""
     failed = {key: why for key, why in results.items() if why}
     for line in tables.summary(made.out, suites):
         print(line)

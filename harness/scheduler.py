@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness import record
+from harness import progress, record
 from harness.errors import UserError
 
 SCHEMA = 1
@@ -33,8 +33,8 @@ class JobState:
     """How the job of a cell stands.
 
     state: `queued`, `running`, `failed`, `cancelled`, `ended` (well, or SLURM has forgotten it) or `unknown` (SLURM cannot
-    be asked here). `queued` and `running` count before what the cell's record says (it may be of an earlier try); the
-    others only where there is no record. log: the job's output, which exists once it has started.
+    be asked here). A cell with a record is never `queued` or `running`: records of earlier tries are set aside at
+    submission. The other states matter only where there is no record. log: the job's output, which exists once it has started.
     """
 
     state: str
@@ -117,10 +117,11 @@ def jobs(out: Path) -> dict[str, JobState]:
     unwanted = {table.name: cancelled(folder(out, table.name)) for table in submitted}
     for key, (table, job) in newest.items():
         state, detail = told.get(job, ("ended", "SLURM no longer knows its job"))
-        begun = (record.work_path(out, key) / "progress.json").exists() or has_record(out, key)
-        if key in unwanted[table.name] and not has_record(out, key):
+        if state in ACTIVE and has_record(out, key):
+            state, detail = "ended", "has a record; its job goes on"
+        elif key in unwanted[table.name] and not has_record(out, key):
             state, detail = "cancelled", "cancelled"
-        elif state == "running" and len(table.jobs[job]) > 1 and not begun:
+        elif state == "running" and len(table.jobs[job]) > 1 and progress.read(record.work_path(out, key)) is None:
             state, detail = "queued", "waits for its turn in a job that runs"
         states[key] = JobState(state, detail, job, log_of(out, table.name, job))
     return states

@@ -25,6 +25,7 @@ from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from harness import stop
 from harness.muon import Muon
 from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
@@ -297,8 +298,8 @@ def train(
 ) -> TrainResult:
     """Train `method` in place and leave its averaged weights in it.
 
-    Raises FloatingPointError on a loss that is not finite. Resumes from `workdir` where a checkpoint lies there; a damaged
-    one is set aside, and training begins anew.
+    Raises FloatingPointError on a loss that is not finite, and stop.Stopped after an iteration, once the state is saved, when
+    asked to stop. Resumes from `workdir` where a checkpoint lies there; a damaged one is set aside, and training begins anew.
     """
     run = Trainer(method, data, val, config, seed)
     path = Path(workdir) / CHECKPOINT
@@ -319,10 +320,11 @@ def train(
         if run.step in marks:
             run.validate()
         now = time.monotonic()
-        if now - saved > config.checkpoint_seconds or run.step == config.steps:
+        if now - saved > config.checkpoint_seconds or run.step == config.steps or stop.requested():
             run.result.seconds += now - started
             started = saved = now
             run.save(path)
+            stop.check()
     run.swap()
     method.eval()
     return run.result
