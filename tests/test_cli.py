@@ -53,7 +53,20 @@ def test_every_verb_has_help(name, capsys):
 
 def test_dry_run_shows_the_plan_and_writes_nothing(data, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ["--methods", "vdd", "--seeds", "2", "--data-root", data, "--out", str(out), "--budget", "smoke"]
+    options = [
+        "--methods",
+        "vdd",
+        "--seeds",
+        "2",
+        "--tasks",
+        "avoiding",
+        "--data-root",
+        data,
+        "--out",
+        str(out),
+        "--budget",
+        "smoke",
+    ]
     assert call(*options, "--dry-run") == 0
     shown = capsys.readouterr().out
     assert re.search(r"avoiding +beso \(needed\) +0 ", shown) and re.search(r"avoiding +vdd_ve +0-1 ", shown)
@@ -64,14 +77,14 @@ def test_dry_run_shows_the_plan_and_writes_nothing(data, tmp_path, capsys):
 
 
 def test_all_says_what_is_missing(data, capsys):
-    assert call("--data-root", data, "--dry-run") == 0
+    assert call("--dry-run") == 0
     shown = capsys.readouterr().out
     absent = re.search(r"all tasks: without (.*) \(not available yet\)", shown)
     assert absent is None or "avoiding" not in absent[1]
 
 
 def test_the_out_folder_says_budget_and_source(data, capsys):
-    assert call("--data-root", data, "--budget", "smoke", "--dry-run") == 0
+    assert call("--tasks", "avoiding", "--data-root", data, "--budget", "smoke", "--dry-run") == 0
     assert "runs/smoke-official" in capsys.readouterr().out
     assert call("--dry-run") == 0
     assert "runs/quick-scripted" in capsys.readouterr().out
@@ -116,7 +129,18 @@ def test_data_describe(data, capsys):
 
 def test_a_run_from_demonstrations_to_tables(data, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ["--methods", "beso,ve1,vdd_ve", "--seeds", "2", "--budget", "smoke", "--data-root", data]
+    options = [
+        "--methods",
+        "beso,ve1,vdd_ve",
+        "--seeds",
+        "2",
+        "--budget",
+        "smoke",
+        "--tasks",
+        "avoiding",
+        "--data-root",
+        data,
+    ]
     options += ["--out", str(out), "--set", "beso.steps=3", "--set", "vdd_ve.steps=2", "--set", "vdd_ve.rollouts=3"]
     assert call(*options, "--workers", "2") == 0
     shown = capsys.readouterr().out
@@ -149,7 +173,20 @@ def test_a_run_from_demonstrations_to_tables(data, tmp_path, capsys):
 
 
 def test_a_diverging_cell_fails_visibly(data, tmp_path, capsys):
-    options = ["--methods", "ve1", "--budget", "smoke", "--data-root", data, "--out", str(tmp_path), "--workers", "0"]
+    options = [
+        "--methods",
+        "ve1",
+        "--budget",
+        "smoke",
+        "--tasks",
+        "avoiding",
+        "--data-root",
+        data,
+        "--out",
+        str(tmp_path),
+        "--workers",
+        "0",
+    ]
     assert call(*options, "--set", "beso.lr=1e30", "--set", "beso.warmup=1") == 1
     error = capsys.readouterr().err
     assert "FAILED avoiding/beso/0: FloatingPointError" in error and "FAILED avoiding/ve1/0: needs" in error
@@ -158,7 +195,18 @@ def test_a_diverging_cell_fails_visibly(data, tmp_path, capsys):
 
 
 def test_teachers_are_shipped_and_used(data, tmp_path, capsys):
-    common = ["--budget", "smoke", "--data-root", data, "--workers", "0", "--set", "beso.rollouts=3"]
+    common = [
+        "--budget",
+        "smoke",
+        "--tasks",
+        "avoiding",
+        "--data-root",
+        data,
+        "--workers",
+        "0",
+        "--set",
+        "beso.rollouts=3",
+    ]
     first, second, teachers = (str(tmp_path / name) for name in ("first", "second", "teachers"))
     assert call("--methods", "beso", "--out", first, "--set", "beso.steps=3", *common) == 0
     assert verb("ship", "--out", first, "--to", teachers) == 0
@@ -190,7 +238,19 @@ def test_ctrl_c_keeps_what_there_is(data, tmp_path):
 
     from harness import progress
 
-    argv = [sys.executable, "-m", "harness.run", "--methods", "beso", "--budget", "smoke", "--data-root", data]
+    argv = [
+        sys.executable,
+        "-m",
+        "harness.run",
+        "--methods",
+        "beso",
+        "--budget",
+        "smoke",
+        "--tasks",
+        "avoiding",
+        "--data-root",
+        data,
+    ]
     argv += ["--out", str(tmp_path), "--workers", "1", "--set", "beso.steps=100000"]
     run = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
