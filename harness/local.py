@@ -48,8 +48,8 @@ class Jobs:
             time.sleep(POLL)
         return [(key, self.outcome(*self.running.pop(key))) for key in ended]
 
-    def outcome(self, job: Any, spec: Spec) -> str:
-        """ "" for a cell with a finished record; otherwise why it has none."""
+    def outcome(self, job: Any, spec: Spec) -> str | None:
+        """ "" for a cell with a finished record, otherwise why it has none; None: another run has it."""
         if self.debug:
             job.exception()  # runs it
         found = state_of(spec)
@@ -58,8 +58,7 @@ class Jobs:
         if found.name == "failed":
             return f"{found.why} (log: {job.paths.stdout})"
         message = "its job ended without a result"
-        give_up(spec, "WorkerDied", message)
-        return f"{message} (log: {job.paths.stdout})"
+        return give_up(spec, "WorkerDied", message) and f"{message} (log: {job.paths.stdout})"
 
     def stop(self) -> None:
         """End what still runs."""

@@ -254,7 +254,7 @@ def make_room(out: Path, cell: Cell) -> list[str]:
         if now.name != cell.state.name:
             return []
         path = records.record_path(out, cell.key)
-        moved = records.set_aside(path, "old" if now.name == "other" else "corrupt")
+        moved = records.set_aside(path, "old" if now.name == "other" else now.name)
         return [f"{path} {now.why}; set aside as {moved.name}"]
 
 
@@ -262,7 +262,7 @@ def clear_failed(plan: Plan) -> None:
     """Rename the failed records of cells that run again to `*.failed-N`, so that a failed record is of this run."""
     for cell in plan.to_run:
         if cell.state.name == "failed":
-            records.set_aside(records.record_path(plan.out, cell.key), "failed")
+            make_room(plan.out, cell)
 
 
 def save(plan: Plan, seeds: list[int]) -> Path:

@@ -139,9 +139,7 @@ def died(path: str, code: int) -> None:
     if not unfinished:
         return
     key = unfinished[0]["key"]
-    unwritten = record.record_path(Path(unfinished[0]["out"]), key)
-    for part in unwritten.parent.glob(f".{unwritten.name}.*.part"):  # what the dead process was about to write
-        part.unlink(missing_ok=True)
+    launch.tidy(unfinished[0])  # what the dead process was about to write
     ledger = Path(path).with_suffix(".deaths")
     with ledger.open("a") as file:
         file.write(f"{key}\n")

@@ -63,7 +63,8 @@ def state_of(
         workdir = record.work_path(out, key)
         live = progress.read(workdir)
     if live is not None and running(workdir, live):
-        return "running", f"{progress.line(live)} (log: {workdir / 'log.txt'})"
+        log = workdir / "log.txt" if job is None else job.log
+        return "running", f"{progress.line(live)} (log: {log})"
     if job is not None and job.state in scheduler.ACTIVE:
         return job.state, f"{job.detail} (log: {job.log})"
     if recorded is not None:
