@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from standins import call, make_demonstrations, verb, write_record
 
-SMOKE = ["--methods", "beso", "--budget", "smoke", "--workers", "0"]
+SMOKE = ["--tasks", "avoiding", "--methods", "beso", "--budget", "smoke", "--workers", "0"]
 
 
 def refused(capsys, code):
@@ -58,12 +58,13 @@ def data(tmp_path):
 )
 def test_options(argv, says, data, capsys):
     options = argv if "--data-root" in argv else [*argv, "--data-root", str(data)]
+    options = options if "--tasks" in argv else [*options, "--tasks", "avoiding"]
     assert says in refused(capsys, call(*options, "--dry-run"))
 
 
 def test_hyper_parameter_of_the_wrong_value(data, tmp_path, capsys):
     out = tmp_path / "out"
-    code = call("--methods", "cd", "--set", "cd.N=1", "--data-root", str(data), "--out", str(out), "--workers", "0")
+    code = call("--tasks", "avoiding", "--methods", "cd", "--set", "cd.N=1", "--data-root", str(data), "--out", str(out))
     assert "N must be at least 2" in refused(capsys, code)
     assert not (out / "records").exists()
 

@@ -118,14 +118,14 @@ def test_picture(tmp_path, task):
     from envs.render import render_task
 
     try:
-        path = render_task(task, tmp_path / "scene.png", width=160, height=120)
+        path = render_task(task, tmp_path / "scene.png", width=320, height=240)
     except UserError as error:
         assert "no OpenGL library" in str(error)
         pytest.skip(str(error))
     from PIL import Image
 
     pixels = np.asarray(Image.open(path)).astype(int)
-    assert pixels.shape == (120, 160, 3)
+    assert pixels.shape == (240, 320, 3)
     red = (pixels[..., 0] > 120) & (pixels[..., 1:].max(-1) < 70)
     assert red.sum() > 20  # cylinders, a wall of the tray, cubes
 
