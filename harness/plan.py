@@ -304,7 +304,10 @@ def read_plan(path: Path) -> list[dict[str, Any]]:
         if not isinstance(cell, dict) or cell.keys() != {"task", "method", "seed", "config_hash", "needs"}:
             raise records.InvalidRecord("has a malformed cell")
         records.check_cell({name: cell[name] for name in ("task", "method", "seed")})
-    if plan_text(content) != data:
+    if data not in (
+        plan_text(content),
+        (json.dumps(content, indent=1) + "\n").encode(),
+    ):  # the latter: earlier versions
         raise records.InvalidRecord("was altered: its layout is not that of a plan")
     return cells
 

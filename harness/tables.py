@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,11 +129,12 @@ def build_one(
     """One table."""
     block = suites.tables[name]
     paper = read_paper(block["paper"])
+    methods = [*block["columns"], *others(suites, block, found)]
     entries: dict[str, dict[str, Entry]] = {}
     used: list[record.Record] = []
     for row in block["rows"]:
         entries[row["row"]] = {}
-        for method in block["columns"]:
+        for method in methods:
             by_seed = found.get((row["task"], method), {})
             seeds = [seed for seed in sorted(by_seed) if row["ours"] in by_seed[seed]["metrics"]]
             mine = [by_seed[seed] for seed in seeds]
@@ -148,8 +150,15 @@ def build_one(
                 joined(teacher_text(entry) for entry in mine if entry["teacher"]),
             )  # fmt: skip
     rows = [(row["row"], row["title"]) for row in block["rows"]]
-    columns = [(m, suites.methods[m]["title"] if m in suites.methods else m.upper()) for m in block["columns"]]
+    columns = [(m, suites.methods[m]["title"] if m in suites.methods else m.upper()) for m in methods]
     return Table(name, block["title"], rows, columns, entries, footer(used) + bad)
+
+
+def others(suites: Suites, block: dict[str, Any], found: Iterable[tuple[str, str]]) -> list[str]:
+    """Methods that no table of the paper has but that have a record in a task of this one, where its block asks for them."""
+    known = {method for table in suites.tables.values() for method in table["columns"]}
+    tasks = {row["task"] for row in block["rows"]}
+    return sorted({method for task, method in found if task in tasks} - known) if block.get("others") else []
 
 
 def joined(values: Any) -> str:

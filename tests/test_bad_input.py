@@ -64,7 +64,9 @@ def test_options(argv, says, data, capsys):
 
 def test_hyper_parameter_of_the_wrong_value(data, tmp_path, capsys):
     out = tmp_path / "out"
-    code = call("--tasks", "avoiding", "--methods", "cd", "--set", "cd.N=1", "--data-root", str(data), "--out", str(out))
+    code = call(
+        "--tasks", "avoiding", "--methods", "cd", "--set", "cd.N=1", "--data-root", str(data), "--out", str(out)
+    )
     assert "N must be at least 2" in refused(capsys, code)
     assert not (out / "records").exists()
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 
 import pytest
 from standins import verb, write_plan, write_record
@@ -89,6 +90,20 @@ def test_every_printed_number_has_its_place():
         for method in block["columns"]
     }
     assert len(placed) == sum(len(tables.read_paper(name)) for name in ("table1.csv", "table2.csv"))
+
+
+def test_a_method_that_the_paper_lacks_gets_its_column_where_it_has_records(out):
+    assert "mode" not in dict(one(out, "1a").columns)
+    write_record(out, "avoiding", "mode", 0)
+    assert dict(one(out, "1a").columns)["mode"] == "VE (MoDE)"
+    assert one(out, "1a").entries["avoiding"]["mode"].values
+    assert "mode" not in dict(one(out, "2a").columns)
+
+
+def test_plans_of_earlier_versions_are_read(out):
+    (path,) = (out / "plans").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_bytes()), indent=1) + "\n")
+    assert one(out, "1a").entries["avoiding"]["vdd_ve"].planned == 4
 
 
 def test_a_broken_record_is_named_and_left_out(out):
