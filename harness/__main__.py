@@ -171,6 +171,21 @@ def verb_figures(argv: list[str]) -> int:
     return 0
 
 
+def verb_render(argv: list[str]) -> int:
+    """Draw the scene of a task."""
+    from envs.render import render_task
+
+    parser = cli.Parser(prog="python -m harness render", description="Draw the scene of a task, after a reset.")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the PNG file")
+    args = parser.parse_args(argv)
+    if args.out.suffix.lower() != ".png":
+        raise UserError(f"--out must name a .png file. Got {args.out}")
+    cli.check_out(args.out.parent, write=True)
+    print(render_task(args.task, args.out))
+    return 0
+
+
 def verb_cancel(argv: list[str]) -> int:
     """Take cells of a folder out of SLURM's queue."""
     from harness import control
@@ -189,6 +204,7 @@ VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
     "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
+    "render": verb_render,
 }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def bench_env(task: str, rounds: int) -> None:
         print(f"  {name:15s} {20 * env.num_envs / seconds[name]:8.0f} steps/s")
 
 
-def bench_train(task: str, rounds: int, batch: int) -> None:
+def bench_train(task: str, rounds: int, batch: int, only: list[str]) -> None:
     """Milliseconds an iteration of every trained method at equal batch, and the ratio to one BESO step."""
     shape = shape_of(task)
     window = SUITES.tasks[task]["gpt"]["window"]
@@ -93,7 +93,7 @@ def bench_train(task: str, rounds: int, batch: int) -> None:
         torch.randn(4096, shape.goal, shape.obs) if shape.goal else None,
     )  # fmt: skip
     trainers: dict[str, Trainer] = {}
-    names = sorted(trained_methods(task), key=lambda name: name != "beso")  # beso first
+    names = sorted({"beso", *only} & {*trained_methods(task)}, key=lambda name: (name != "beso", name))  # beso first
     for name in names:
         config = resolve(SUITES, task, name, "standard")["train"]
         method = build(task, name)
@@ -109,7 +109,7 @@ def bench_train(task: str, rounds: int, batch: int) -> None:
         print(f"  {name:8s} {value * 1e3:8.2f} ms an iteration   {value / seconds['beso']:5.2f} x beso")
 
 
-def bench_act(task: str, rounds: int) -> None:
+def bench_act(task: str, rounds: int, only: list[str]) -> None:
     """Milliseconds of `act` for one state, scaling and NumPy conversion included: eager and traced.
 
     Each turn is a burst of calls, as in a control loop: single calls in turn would time every policy with cold caches.
@@ -117,7 +117,7 @@ def bench_act(task: str, rounds: int) -> None:
     print(f"\nact for one state, {task}, {torch.get_num_threads()} thread(s)")
     cases: dict[str, Callable[[], object]] = {}
     obs = np.zeros((1, SUITES.tasks[task]["obs_dim"]), np.float32)
-    for name in trained_methods(task):
+    for name in only:
         for compiled in ("off", "trace"):
             policy = Policy(build(task, name), compiled)
             policy.reset([0])
@@ -161,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m harness bench", description="How fast the parts are, measured side by side.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--task", default="avoiding", choices=sorted(SUITES.tasks))
+    parser.add_argument("--methods", help="train, act: comma-separated, some of the task's methods (default all)")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=256, help="windows a minibatch")
     parser.add_argument("--threads", type=int, default=1)
@@ -171,14 +172,18 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("rounds", "batch", "threads"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1. Got {getattr(args, name)}")
+    only = trained_methods(args.task) if args.methods is None else args.methods.split(",")
+    for name in only:
+        if name not in trained_methods(args.task):
+            raise unknown("method", name, trained_methods(args.task))
     torch.set_num_threads(args.threads)
     for part in args.parts or PARTS:
         if part == "env":
             bench_env(args.task, args.rounds)
         elif part == "train":
-            bench_train(args.task, args.rounds, args.batch)
+            bench_train(args.task, args.rounds, args.batch, only)
         elif part == "mode":
             bench_mode(args.task, args.rounds)
         else:
-            bench_act(args.task, args.rounds)
+            bench_act(args.task, args.rounds, only)
     return 0

@@ -65,6 +65,7 @@ BAD = [
     (["act", "--rounds", "0"], "--rounds"),
     (["env", "--rounds", "x"], "--rounds"),
     (["--task", "avoidin"], "avoiding"),
+    (["train", "--methods", "besso"], "beso"),
 ]
 
 
