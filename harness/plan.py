@@ -233,11 +233,9 @@ def settle(plan: Plan, overwrite: bool) -> list[str]:
             "choose another --out, or pass --overwrite to move the old aside"
         )
     done = []
-    for cell in plan.cells:
-        if cell.state.name in ("other", "corrupt"):
+    for cell in plan.to_run:
+        if cell.state.name in ("other", "corrupt") or (cell.state.name == "missing" and cell.state.why):
             done += make_room(plan.out, cell)
-        elif cell.state.name == "missing" and cell.state.why:
-            done.append(f"{cell.key}: {cell.state.why}; it runs again")
     for path, why in saved(plan.out)[1]:
         with contextlib.suppress(FileNotFoundError):  # another run was faster
             done.append(f"{path} {why}; set aside as {records.set_aside(path, 'corrupt').name}")
@@ -251,10 +249,12 @@ def make_room(out: Path, cell: Cell) -> list[str]:
         return [f"{cell.key}: another run is at it; its record is left to that one"]
     with lease.held(held):
         now = records.state(out, cell.key, cell.config_hash)
-        if now.name != cell.state.name:
-            return []
+        if cell.state.name == "missing":  # its weights were
+            now = weights_checked(replace(cell, state=now), out).state
         path = records.record_path(out, cell.key)
-        moved = records.set_aside(path, "old" if now.name == "other" else now.name)
+        if now.name != cell.state.name or not path.exists():
+            return []
+        moved = records.set_aside(path, now.name if now.name in ("failed", "corrupt") else "old")
         return [f"{path} {now.why}; set aside as {moved.name}"]
 
 
@@ -357,8 +357,6 @@ def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric
         "data": {"source": cell.data.source, "identity": cell.data.identity},
         "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites, plan),
         "evaluate_only": cell.evaluate_only,
-        # of a record that is there and done, but whose weights are needed and gone: it does not make the cell finished
-        "replaces": (cell.state.record or {}).get("checksum") if cell.state.name == "missing" else None,
         **options,
     }
 

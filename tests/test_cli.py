@@ -30,7 +30,8 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "argv",
-    [["ls"], ["plan", "--seeds", "4"], ["plan", "--data-root", "DATA", "--methods", "vdd,cd", "--seeds", "3,7"],
+    [["ls"], ["plan", "--seeds", "4"],
+     ["plan", "--data-root", "DATA", "--tasks", "avoiding", "--methods", "vdd,cd", "--seeds", "3,7"],
      ["plan", "--launcher", "slurm", "--profile", "gpu"], ["cancel", "--out", "OUT"], ["retry", "--out", "OUT"],
      ["status", "--out", "OUT"], ["tables", "--out", "OUT", "--format", "all"], ["--help"],
      ["validate", "--out", "OUT"], ["status", "--out", "OUT", "--all"]],

@@ -21,7 +21,7 @@ from harness import cli, rollout, run
 rollout.CHUNK = 4
 sys.exit(cli.guarded(run.main, sys.argv[1:]))
 """
-OPTIONS = ["--methods", "vdd_ve", "--budget", "smoke", "--workers", "0"]
+OPTIONS = ["--tasks", "avoiding", "--methods", "vdd_ve", "--budget", "smoke", "--workers", "0"]
 STEPS = {"beso": 150, "vdd_ve": 50}
 SETS = [f"{m}.{s}" for m in STEPS for s in (f"steps={STEPS[m]}", "checkpoint_seconds=0.05", "rollouts=8")]
 
