@@ -175,6 +175,13 @@ class Teacher(Method):
         return self.scaler.act_high
 
 
+def draw_sigma(low: float, high: float, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Noise levels of a trained VE teacher, uniform in [low, high]. Raises ValueError for level 0, which it does not know."""
+    if low <= 0:
+        raise ValueError(f"a trained teacher has no score without noise: set level_min above 0, it is {low}")
+    return low + (high - low) * torch.rand(shape, device=device)
+
+
 def move_average(target: nn.Module, net: nn.Module, decay: float, updates: Tensor) -> None:
     """Move a target network's average towards `net`; `updates` counts, decay min(decay, (1 + n) / (10 + n)) at the n-th."""
     n = int(updates.add_(1))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from methods._transformer import KV, DenoisingTransformer, GPTConfig
-from methods.base import Batch, Shape, Teacher, split_noise
+from methods.base import Batch, Shape, Teacher, draw_sigma, split_noise
 from methods.scaler import Scaler
 
 
@@ -110,7 +110,7 @@ class Beso(Teacher):
         return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
 
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
-        return low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)
+        return draw_sigma(low, high, shape, self.device)
 
     def signal_scale(self, level: Tensor) -> Tensor:
         return torch.ones_like(level)

@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods._transformer import KV, KV1, Block, DenoisingTransformer, GPTConfig
-from methods.base import Batch, Shape, Teacher
+from methods.base import Batch, Shape, Teacher, draw_sigma
 from methods.beso import edm_scalings, log_logistic
 from methods.scaler import Scaler
 
@@ -265,7 +265,7 @@ class Mode(Teacher):
         return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
 
     def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
-        return low + (high - low) * torch.rand(shape, device=self.scaler.act_low.device)
+        return draw_sigma(low, high, shape, self.device)
 
     def signal_scale(self, level: Tensor) -> Tensor:
         return torch.ones_like(level)

@@ -196,3 +196,8 @@ def test_published_sizes_can_be_built():
 def test_impossible_top_k():
     with pytest.raises(ValueError, match="top_k must be from 1 to experts = 4, got 5"):
         build("mode", top_k=5)
+
+
+def test_a_trained_teacher_is_not_asked_without_noise():
+    with pytest.raises(ValueError, match="set level_min above 0"):
+        build("mode").draw_level(0.0, 0.5, (4, 1))
