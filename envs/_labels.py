@@ -31,6 +31,12 @@ APART = 0.03  # m, smallest difference in height of two stacked boxes
 LETTERS = np.array(["r", "g", "b"])
 
 
+def number_text(mode_row: np.ndarray) -> str:
+    """A behaviour that the original numbers, as a key: "0", "1", ...; "" for a negative number, none yet."""
+    mode = int(np.asarray(mode_row).reshape(()))
+    return "" if mode < 0 else str(mode)
+
+
 def yaw(quat: np.ndarray) -> np.ndarray:
     """(...,) rad: turn about z of quaternions (..., 4) wxyz: the last of the original's Euler angles."""
     w, x, y, z = np.moveaxis(np.asarray(quat, float), -1, 0)

@@ -30,7 +30,7 @@ import mujoco
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
-from envs._labels import aligned, side_of
+from envs._labels import aligned, number_text, side_of
 from envs._objects import ObjectBatch, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 
@@ -92,13 +92,7 @@ class AligningBatch(ObjectBatch):
     @staticmethod
     def mode_name(mode_row: np.ndarray) -> str:
         """ "0" inside, "1" outside; "" before the first step."""
-        mode = int(np.asarray(mode_row).reshape(()))
-        return "" if mode < 0 else str(mode)
-
-    def _target(self, actions: np.ndarray) -> np.ndarray:
-        target = self.setpoint.copy()
-        target[:, :3] += actions
-        return target
+        return number_text(mode_row)
 
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
         poses = self.object_pose[ids].reshape(len(ids), 14)

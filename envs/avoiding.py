@@ -122,11 +122,6 @@ class AvoidingBatch(BatchEnv):
             if context is not None and (isinstance(context, bool) or context != 0):
                 raise UserError(f"Avoiding has a single context, 0 (or None); got {context!r}")
 
-    def _target(self, actions: np.ndarray) -> np.ndarray:
-        target = self.setpoint.copy()
-        target[:, :2] += actions
-        return target
-
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
         return np.concatenate([self.setpoint[ids, :2], tcp[:, :2]], 1, dtype=np.float32, casting="same_kind")
 

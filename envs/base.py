@@ -75,10 +75,6 @@ class BatchEnv:
         """Chooses one context for each of ids, before they are placed; raises UserError for a bad one."""
         raise NotImplementedError
 
-    def _target(self, actions: np.ndarray) -> np.ndarray:
-        """(n, 7) set-points that the policy's actions (n, A) ask for."""
-        raise NotImplementedError
-
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
         """(len(ids), D) observations; tcp (len(ids), 3) m is the tool centre point, `self.setpoint` the desired one."""
         raise NotImplementedError
@@ -90,6 +86,12 @@ class BatchEnv:
     def _update_mode(self, ids: np.ndarray) -> None:
         """Recomputes `self.mode` after the physics."""
         raise NotImplementedError
+
+    def _target(self, actions: np.ndarray) -> np.ndarray:
+        """(n, 7) set-points that the policy's actions (n, A) ask for; here changes of the first A coordinates."""
+        target = self.setpoint.copy()
+        target[:, : self.act_dim] += actions
+        return target
 
     # ---- the same for every task -----------------------------------------------------------------------------------
     @classmethod

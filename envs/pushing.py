@@ -29,7 +29,7 @@ import mujoco
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
-from envs._labels import AREAS, pushed, update_pushing
+from envs._labels import AREAS, number_text, pushed, update_pushing
 from envs._objects import ObjectBatch, add_box, contacts_as_recorded
 from envs._panda import add_robot, new_scene
 from envs.avoiding import START_QPOS, START_QVEL  # the same pose: TCP at (0.52493, -0.27974, 0.12236) m
@@ -69,13 +69,7 @@ class PushingBatch(ObjectBatch):
     @staticmethod
     def mode_name(mode_row: np.ndarray) -> str:
         """ "0" to "3"; "" for -1."""
-        mode = int(np.asarray(mode_row).reshape(()))
-        return "" if mode < 0 else str(mode)
-
-    def _target(self, actions: np.ndarray) -> np.ndarray:
-        target = self.setpoint.copy()
-        target[:, :2] += actions
-        return target
+        return number_text(mode_row)
 
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
         return plane_observation(self.setpoint[ids], tcp, self.object_pose[ids])

@@ -93,11 +93,6 @@ class SortingBatch(ObjectBatch):
         """The colours' order, e.g. "rbrb"; "" while a cube is missing."""
         return ORDERS.get(int(np.asarray(mode_row).reshape(())), "")
 
-    def _target(self, actions: np.ndarray) -> np.ndarray:
-        target = self.setpoint.copy()
-        target[:, :2] += actions
-        return target
-
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
         return plane_observation(self.setpoint[ids], tcp, self.object_pose[ids])
 

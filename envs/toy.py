@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
+from envs._labels import number_text
 from harness.errors import UserError
 
 MODES, RADIUS, STD = 8, 2.0, 0.5
@@ -128,8 +129,7 @@ class ToyBatch:
     @staticmethod
     def mode_name(mode_row: Any) -> str:
         """ "0" to "7"; "" before the step."""
-        mode = int(np.asarray(mode_row).reshape(()))
-        return "" if mode < 0 else str(mode)
+        return number_text(mode_row)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from methods._mixture import Mixture
-from methods._transformer import KV, GPTConfig
+from methods._transformer import KV, DenoisingTransformer, GPTConfig
 from methods.scaler import Scaler
 
 
@@ -175,11 +175,33 @@ class Teacher(Method):
         return self.scaler.act_high
 
 
-def draw_sigma(low: float, high: float, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Noise levels of a trained VE teacher, uniform in [low, high]. Raises ValueError for level 0, which it does not know."""
-    if low <= 0:
-        raise ValueError(f"a trained teacher has no score without noise: set level_min above 0, it is {low}")
-    return low + (high - low) * torch.rand(shape, device=device)
+class VeTeacher(Teacher):
+    """A teacher of the variance-exploding process a + sigma n; `net` is its network, `config` has the sigmas."""
+
+    net: DenoisingTransformer
+
+    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
+        return self.net.encode(obs, goal)
+
+    def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
+        """(D(a; sigma) - a) / sigma^2."""
+        return (self.denoise(noised, level, context, last) - noised) / level[..., None] ** 2
+
+    def flow_range(self) -> tuple[float, float] | None:
+        """The trained levels; None for a single step, whose action does not follow the flow."""
+        return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
+
+    def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+        """Uniform in [low, high]. Raises ValueError for level 0, which a trained network does not know."""
+        if low <= 0:
+            raise ValueError(f"a trained teacher has no score without noise: set level_min above 0, it is {low}")
+        return low + (high - low) * torch.rand(shape, device=self.device)
+
+    def signal_scale(self, level: Tensor) -> Tensor:
+        return torch.ones_like(level)
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        return self.net.encoder_state()
 
 
 def move_average(target: nn.Module, net: nn.Module, decay: float, updates: Tensor) -> None:

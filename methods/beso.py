@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from methods._transformer import KV, DenoisingTransformer, GPTConfig
-from methods.base import Batch, Shape, Teacher, draw_sigma, split_noise
+from methods.base import Batch, Shape, VeTeacher, split_noise
 from methods.scaler import Scaler
 
 
@@ -66,7 +66,7 @@ def log_logistic(shape: tuple[int, ...], low: float, high: float, sigma_data: fl
     return torch.exp(loc + scale * torch.logit(u))
 
 
-class Beso(Teacher):
+class Beso(VeTeacher):
     """VE diffusion policy with a denoiser D(a; sigma, s)."""
 
     Config = BesoConfig
@@ -92,31 +92,11 @@ class Beso(Teacher):
         output = self.net(c_in * noised, self.net.encode_level(sigma), self.encode(batch.obs, batch.goal), batch.last)
         return (output.float() - (action - c_skip * noised) / c_out).square().mean(), {}
 
-    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
-        return self.net.encode(obs, goal)
-
     def denoise(self, noised: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
         """D(a; sigma, s) = c_skip a + c_out F(c_in a): (B, M, A) for noised (B, M, A), sigma (B or 1, M or 1)."""
         c_skip, c_out, c_in = self.scalings(sigma[..., None])
         output = self.net(c_in * noised, self.net.encode_level(sigma), context, last)
         return c_skip * noised + c_out * output.float()
-
-    def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
-        """(D(a; sigma) - a) / sigma^2."""
-        return (self.denoise(noised, level, context, last) - noised) / level[..., None] ** 2
-
-    def flow_range(self) -> tuple[float, float] | None:
-        """The levels of Table 4; None for VE-1, whose actions do not follow the flow."""
-        return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
-
-    def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
-        return draw_sigma(low, high, shape, self.device)
-
-    def signal_scale(self, level: Tensor) -> Tensor:
-        return torch.ones_like(level)
-
-    def encoder_state(self) -> dict[str, Tensor]:
-        return self.net.encoder_state()
 
     @property
     def noise_dim(self) -> int:

@@ -42,7 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods._transformer import KV, KV1, Block, DenoisingTransformer, GPTConfig
-from methods.base import Batch, Shape, Teacher, draw_sigma
+from methods.base import Batch, Shape, VeTeacher
 from methods.beso import edm_scalings, log_logistic
 from methods.scaler import Scaler
 
@@ -218,11 +218,12 @@ class ModeTransformer(DenoisingTransformer):
         return [list(layer) for layer in zip(*layers, strict=True)]
 
 
-class Mode(Teacher):
+class Mode(VeTeacher):
     """VE diffusion policy whose denoiser is a mixture of experts."""
 
     Config = ModeConfig
     config: ModeConfig
+    net: ModeTransformer
 
     def __init__(self, config: ModeConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
         super().__init__(config, shape, gpt, scaler)
@@ -244,9 +245,6 @@ class Mode(Teacher):
         balance = torch.stack([level.balance for level in levels]).mean()  # type: ignore[attr-defined]  # Conditionings
         return loss + c.balance * balance, {"denoising": loss, "balance": balance}
 
-    def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
-        return self.net.encode(obs, goal)
-
     def denoise(self, noised: Tensor, sigma: Tensor, context: KV, last: Tensor) -> Tensor:
         """D(a; sigma, s) = c_skip a + c_out F(c_in a): (B, M, A) for noised (B, M, A), sigma (B or 1, M or 1)."""
         return self.denoise_at(noised, sigma, self.net.encode_level(sigma), context, last)
@@ -255,23 +253,6 @@ class Mode(Teacher):
         """`denoise` with the level encoded before."""
         c_skip, c_out, c_in = edm_scalings(sigma[..., None], self.config.sigma_data)
         return c_skip * noised + c_out * self.net(c_in * noised, level, context, last).float()
-
-    def score(self, noised: Tensor, level: Tensor, context: KV, last: Tensor) -> Tensor:
-        """(D(a; sigma) - a) / sigma^2."""
-        return (self.denoise(noised, level, context, last) - noised) / level[..., None] ** 2
-
-    def flow_range(self) -> tuple[float, float] | None:
-        """All trained levels; None for one step, whose action does not follow the flow."""
-        return (self.config.sigma_min, self.config.sigma_max) if self.config.sampling_steps > 1 else None
-
-    def draw_level(self, low: float, high: float, shape: tuple[int, ...]) -> Tensor:
-        return draw_sigma(low, high, shape, self.device)
-
-    def signal_scale(self, level: Tensor) -> Tensor:
-        return torch.ones_like(level)
-
-    def encoder_state(self) -> dict[str, Tensor]:
-        return self.net.encoder_state()
 
     @property
     def noise_dim(self) -> int:
