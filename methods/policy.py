@@ -31,7 +31,7 @@ from harness.record import write_atomic
 from methods._mixture import Mixture
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
-from methods.scaler import Scaler
+from methods.scaler import LIMIT, Scaler
 
 FORMAT = 1
 
@@ -77,7 +77,7 @@ class Policy:
         if self._count == t:
             self._window[:, :-1] = self._window[:, 1:]
         self._count = min(self._count + 1, t)
-        self._window[:, self._count - 1] = (obs - self._mean) / self._std
+        self._window[:, self._count - 1] = self._scale(obs)
         rows = range(n) if active is None else np.flatnonzero(active)
         noise, uniform = np.zeros((n, self._noise_dim), np.float32), np.zeros(n, np.float32)
         for i in rows:
@@ -89,7 +89,11 @@ class Policy:
         return unscaled if active is None else np.where(active[:, None], unscaled, np.float32(0))
 
     def _scaled(self, goal: np.ndarray | None) -> Tensor | None:
-        return None if goal is None else torch.from_numpy(((goal - self._mean) / self._std).astype(np.float32))
+        return None if goal is None else torch.from_numpy(self._scale(goal).astype(np.float32))
+
+    def _scale(self, obs: np.ndarray) -> np.ndarray:
+        """`Scaler.scale_obs` in NumPy."""
+        return np.clip((obs - self._mean) / self._std, -LIMIT, LIMIT)
 
     def log_prob(self, action: np.ndarray, obs_window: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
         """Log-density (n,) of actions (n, A) after histories (n, t <= T, D), unscaled: nats per action in its own units."""
@@ -116,7 +120,7 @@ class Policy:
                 f"histories must have shape (n, 1 ... {window}, {self.method.shape.obs}), got {obs_window.shape}"
             )
         padded = np.zeros((n, window, d), np.float32)
-        padded[:, :t] = (obs_window - self._mean) / self._std
+        padded[:, :t] = self._scale(obs_window)
         obs, last = (torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1)))
         scaled_goal = self._scaled(goal)
         mixture = self.method.mixture(obs, last, None if scaled_goal is None else scaled_goal.to(self.device))

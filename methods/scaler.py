@@ -1,8 +1,14 @@
 """Z-scores of observations and actions, and the bounds of the scaled actions; saved with a method's weights.
 
 As in D3IL: mean and standard deviation per dimension over all training rows, std + 1e-12, bounds = the scaled minimum
-and maximum of the training actions. One difference: a dimension that is constant in the training rows is only centred
-(std 1), since dividing by 1e-12 would turn the smallest deviation met later into an astronomical input.
+and maximum of the training actions. Differences:
+
+ 1. A dimension that is constant in the training rows is only centred (std 1), since dividing by 1e-12 would turn the
+    smallest deviation met later into an astronomical input.
+ 2. An observed dimension with an outlier beyond `OUTLIER` standard deviations gets its median as mean and the spread
+    of its 5th to 95th percentile as standard deviation. The tangent of an orientation (D3IL's boxes) is infinite at 90
+    degrees: single rows of 1e3 to 1e16 would make all others equal to within 1e-3, and hide how a box lies.
+ 3. Scaled observations are cut off at +-`LIMIT`, for the same reason.
 
 D = observation width, A = action width.
 """
@@ -12,6 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+
+OUTLIER = 50.0  # standard deviations
+LIMIT = 10.0  # of scaled observations; the largest on the demonstrations of Avoiding is 2.3
+NORMAL_90 = 3.29  # standard deviations between the 5th and the 95th percentile of a normal distribution
 
 FIELDS = ("obs_mean", "obs_std", "act_mean", "act_std", "act_low", "act_high")
 
@@ -37,19 +47,19 @@ class Scaler(nn.Module):
         obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
             raise UserError(f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}")
-        obs_mean, obs_std = _mean_std(obs)
+        obs_mean, obs_std = _robust(obs, *_mean_std(obs))
         act_mean, act_std = _mean_std(act)
         scaled = (act - act_mean) / act_std  # (N, A)
         return cls(obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0))
 
     @classmethod
     def identity(cls, obs_dim: int, act_dim: int, bound: float = float("inf")) -> "Scaler":
-        """Leaves everything as it is; scaled actions within ± `bound`."""
+        """Leaves everything within ± `LIMIT` as it is; scaled actions within ± `bound`."""
         obs, act = torch.zeros(obs_dim), torch.zeros(act_dim)
         return cls(obs, obs + 1, act, act + 1, act - bound, act + bound)
 
     def scale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
-        return (obs - self.obs_mean) / self.obs_std
+        return ((obs - self.obs_mean) / self.obs_std).clamp(-LIMIT, LIMIT)
 
     def unscale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
         return obs * self.obs_std + self.obs_mean
@@ -74,3 +84,11 @@ def _mean_std(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean, std = rows.mean(axis=0), rows.std(axis=0)
     constant = std <= 1e-6 * np.abs(rows).max(axis=0)
     return mean, np.where(constant, 1.0, std + 1e-12)
+
+
+def _robust(rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The given mean and std of the columns of (N, K), replaced where outliers make them useless."""
+    low, middle, high = np.percentile(rows, [5, 50, 95], axis=0)
+    spread = (high - low) / NORMAL_90
+    useless = (np.abs(rows - mean).max(axis=0) > OUTLIER * std) & (spread > 0)
+    return np.where(useless, middle, mean), np.where(useless, spread, std)

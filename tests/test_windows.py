@@ -68,7 +68,9 @@ def test_histories_grow_at_the_start_of_every_episode():
 def test_no_history_reaches_beyond_its_row_or_its_episode():
     """Numbered rows: each sample holds its own row, the ones before it, and nothing of the future or another episode."""
     lengths = [3, 8, 4]
-    rows = [np.arange(n, dtype=np.float32) + 100 * (i + 1) for i, n in enumerate(lengths)]
+    rows = [
+        (np.arange(n, dtype=np.float32) + 16 * (i + 1)) / 8 for i, n in enumerate(lengths)
+    ]  # below the scaler's limit
     episodes = [Episode(np.stack([r] * 4, 1), np.stack([r] * 2, 1), None, "m") for r in rows]
     got = make_windows(
         Demonstrations("avoiding", "scripted", "test", "id", "digest", episodes), 5, Scaler.identity(4, 2)
@@ -76,8 +78,8 @@ def test_no_history_reaches_beyond_its_row_or_its_episode():
     for obs, last, action in zip(got.obs[..., 0], got.last, got.action[:, 0], strict=True):
         assert obs[last] == action  # the newest row is the one whose action is asked for
         held = obs[: last + 1]
-        assert (held // 100 == action // 100).all()
-        assert torch.equal(held, torch.arange(len(held)) + action - last)
+        assert (held // 2 == action // 2).all()
+        assert torch.equal(8 * held, torch.arange(len(held)) + 8 * action - last)
         assert not obs[last + 1 :].any()
 
 
@@ -193,6 +195,21 @@ def test_scaler_only_centres_constant_dimensions():
     torch.testing.assert_close(scaled[:, :2], torch.zeros(20, 2), atol=1e-6, rtol=0)
     assert scaled[:, 2].std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
     assert scaler.scale_obs(torch.tensor([0.2, 0.1, 0.0]))[:2].abs().max() < 1.0
+
+
+def test_scaler_is_not_blinded_by_single_outliers():
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(-np.pi / 2, np.pi / 2, 5000)
+    angle[7] = np.pi / 2  # tangent 1.6e16
+    rare = np.where(np.arange(5000) < 5, 1.0, 0.0)  # an event in 1 row of 1000 is no outlier
+    obs = np.stack([np.tan(angle), rng.standard_normal(5000), rare], axis=1)
+    scaler = Scaler.fit(obs, obs)
+    scaled = scaler.scale_obs(torch.tensor(obs, dtype=torch.float32))
+    assert scaled.abs().max() <= 10.0
+    slope = scaler.scale_obs(torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))[:, 0]
+    assert (slope[0] - slope[1]).item() > 0.2  # +45 and -45 degrees can be told apart
+    np.testing.assert_allclose(scaler.obs_std[1:].numpy(), obs[:, 1:].std(axis=0), rtol=1e-6)
+    assert scaler.act_std[0] > 1e10  # actions keep the original's scale: their bounds come from it
 
 
 def test_scaler_survives_json_and_state_dict_exactly():

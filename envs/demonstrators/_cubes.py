@@ -21,6 +21,7 @@ class CubePusher:
     When the cube slips off to a side, the rod goes behind it again. `stage` (n,) counts the cubes that were left behind.
     """
 
+    wander = (0.0002, 0.0007)  # m a row, of the hand (see `Hand`)
     apart = 0.095  # m between the centres of a pushed cube and one that it goes round
 
     def __init__(self, env: Any, rngs: list[np.random.Generator]):
@@ -31,7 +32,7 @@ class CubePusher:
         self.aside = uniform(rngs, -0.008, 0.008)  # m, where on its back it is pushed
         self.steer = uniform(rngs, 0.22, 0.36)  # of the sideways error a row
         self.back = uniform(rngs, 0.070, 0.090)  # m from the cube's centre after a step back
-        self.hand = Hand(rngs, 2)
+        self.hand = Hand(rngs, 2, self.wander)
         self.stage = np.zeros(n, int)
         self.phase = np.full(n, APPROACH)
         self.searching = np.zeros(n)  # rows since the approach began

@@ -16,7 +16,7 @@ from envs.datasets import Episode
 from envs.demonstrators._cubes import CubePusher
 from envs.demonstrators._experts import generate_all, uniform
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 AREAS = np.array([[0.42, 0.3], [0.63, 0.3]])  # m: red, green (as in `envs.pushing`, which needs the simulator)
 ORDERS = {"0": ((0, 0), (1, 1)), "1": ((1, 1), (0, 0)), "2": ((0, 1), (1, 0)), "3": ((1, 0), (0, 1))}  # (cube, area)
 
@@ -38,6 +38,8 @@ def generate(
 
 class PushingExpert(CubePusher):
     """Controller of a batch of Pushing; modes: the behaviour that each episode is to show."""
+
+    wander = (0.001, 0.003)  # so much that cubes slip off and are fetched again: a policy has to learn that too
 
     def __init__(self, env: Any, modes: list[str], rngs: list[np.random.Generator]):
         super().__init__(env, rngs)
