@@ -25,12 +25,17 @@ def _spaces(batch: type[BatchEnv]) -> tuple[gymnasium.spaces.Box, gymnasium.spac
     )
 
 
-def _context(options: dict | None) -> Any:
-    """The entry "context" of reset's options."""
-    unknown = sorted(set(options or ()) - {"context"})
+def _options(options: dict | None, batch: type[BatchEnv], count: int) -> dict[str, Any]:
+    """The entries "context" and, for tasks with goals, "goal" of reset's options, repeated for `count` environments."""
+    known = ("context", "goal") if getattr(batch, "goal_tokens", 0) else ("context",)
+    unknown = sorted(set(options or ()) - set(known))
     if unknown:
-        raise UserError(f"unknown reset option {unknown[0]!r}; possible: 'context'")
-    return (options or {}).get("context")
+        raise UserError(f"unknown reset option {unknown[0]!r}; possible: {', '.join(map(repr, known))}")
+    context, goal = ((options or {}).get(name) for name in ("context", "goal"))
+    found: dict[str, Any] = {"contexts": None if context is None else [context] * count}
+    if goal is not None:
+        found["goals"] = np.repeat(np.asarray(goal, np.float32)[None], count, 0)
+    return found
 
 
 class SingleEnv(gymnasium.Env):
@@ -48,11 +53,13 @@ class SingleEnv(gymnasium.Env):
         self._renderer: SceneRenderer | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Starts an episode; options: {"context": an index into the evaluation contexts, or an explicit one}."""
+        """Starts an episode; options: {"context": an index into the evaluation contexts, or an explicit one}.
+
+        Tasks with goals also take {"goal": (G, D or more), the last observations of a demonstration}; `unwrapped.batch.goal`.
+        """
         super().reset(seed=seed)
-        context = _context(options)
         seeds = [int(self.np_random.integers(2**31))]
-        obs = self.batch.reset(None if context is None else [context], seeds)
+        obs = self.batch.reset(seeds=seeds, **_options(options, self.batch_class, 1))
         return obs[0], self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -113,14 +120,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self.batch = self.batch_class(num_envs, num_threads=num_threads, max_steps=max_steps)
 
     def reset(self, *, seed: int | list | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Starts N episodes; options: {"context": one context for all}; seed: one (then seed, seed + 1, …) or N."""
+        """Starts N episodes; options: {"context": one for all, "goal": likewise}; seed: one (then seed, seed + 1, …) or N."""
         if isinstance(seed, int):
             super().reset(seed=seed)
             seeds = [seed + i for i in range(self.num_envs)]
         else:
             seeds = self._fresh_seeds(self.num_envs) if seed is None else list(seed)
-        context = _context(options)
-        obs = self.batch.reset(None if context is None else [context] * self.num_envs, seeds)
+        obs = self.batch.reset(seeds=seeds, **_options(options, self.batch_class, self.num_envs))
         return obs, self._info()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:

@@ -7,7 +7,7 @@ One step of a simulation (source: the original's `env.step`):
 So the observation that step k returns is the state in which set-point k was given: together with set-point k it is row
 k of a demonstration. A goal reached by the physics of step k is noticed by step k + 1, which still executes its action.
 
-Letters: n simulations, D numbers an observation, A numbers an action.
+Letters: n simulations, D numbers an observation, A numbers an action, G goal tokens.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class BatchEnv:
     first_mode: float | str = -1  # after a reset
     recording_keys: tuple[str, ...] = ("qpos", "qvel", "tcp_pos", "ctrl_des_q", "ctrl_des_qd")  # T + 1 rows each
     action_bound: float | np.ndarray = 0.01  # m; the original's action space says so and enforces nothing
+    goal_tokens: int = 0  # G: observations that say what an episode is to reach; 0: the task has no goals
+    goal_mask: np.ndarray | None = None  # (D,) bool: what a goal shows of an observation; None: everything
     max_steps: int
     substeps: int = 35  # physics steps of 1 ms a control step
     start_qpos: np.ndarray  # (9,) robot joints and fingers after a reset
@@ -60,6 +62,7 @@ class BatchEnv:
         self.tcp_pos = np.zeros((n, 3))
         self.setpoint = np.zeros((n, self.setpoint_dim))
         self.obs = np.zeros((n, self.obs_dim), np.float32)
+        self.goal = np.zeros((n, self.goal_tokens, self.obs_dim), np.float32)  # what a policy is to be given
         self._desired = np.zeros((n, 7))
         self._desired_velocity = np.zeros((n, 7))
         self._started = np.zeros(n, bool)
@@ -87,6 +90,13 @@ class BatchEnv:
         """Recomputes `self.mode` after the physics."""
         raise NotImplementedError
 
+    def _set_goals(self, ids: np.ndarray, goals: np.ndarray | None) -> None:
+        """Tasks with goals: sets `self.goal[ids]` from goals (len(ids), G, D or more), None for the task's own default.
+
+        Such a task adds "goal_return" (n,) to `info`: what counts towards the goal so far.
+        """
+        raise NotImplementedError
+
     def _target(self, actions: np.ndarray) -> np.ndarray:
         """(n, 7) set-points that the policy's actions (n, A) ask for; here changes of the first A coordinates."""
         target = self.setpoint.copy()
@@ -100,16 +110,31 @@ class BatchEnv:
         """The compiled scene, without what is only drawn; one for all instances of the process."""
         return cls.build_spec().compile()
 
-    def reset(self, contexts: Sequence | None = None, seeds: Sequence[int] | None = None, ids=None) -> np.ndarray:
-        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D) float32."""
+    def reset(
+        self, contexts: Sequence | None = None, seeds: Sequence[int] | None = None, ids=None,
+        goals: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D) float32.
+
+        goals, for tasks that have them: (n, G, D or more), the last observations of a demonstration, unscaled; None: the task's
+        own default. What a policy is to be given of them is then in `goal`.
+        """
         ids = np.arange(self.num_envs) if ids is None else np.asarray(ids, np.int64).reshape(-1)
-        for what, given in (("contexts", contexts), ("seeds", seeds)):
+        for what, given in (("contexts", contexts), ("seeds", seeds), ("goals", goals)):
             if given is not None and len(given) != len(ids):
                 raise UserError(f"reset of {len(ids)} environments needs as many {what}, got {len(given)}")
+        if goals is not None:
+            goals = np.asarray(goals, np.float32)
+            if not self.goal_tokens:
+                raise UserError(f"{type(self).__name__} has no goals: reset it without them")
+            if goals.ndim != 3 or goals.shape[1] != self.goal_tokens or goals.shape[2] < self.obs_dim:
+                raise UserError(f"goals must have shape (n, {self.goal_tokens}, {self.obs_dim}), got {goals.shape}")
         self._contexts(ids, contexts, seeds)
         for i in ids:
             self._place(i)
         self._begin(ids)
+        if self.goal_tokens:
+            self._set_goals(ids, goals)
         return self.obs.copy()
 
     def step(self, actions: np.ndarray) -> StepResult:

@@ -120,11 +120,17 @@ def bench_act(task: str, rounds: int, only: list[str]) -> None:
     for name in only:
         for compiled in ("off", "trace"):
             policy = Policy(build(task, name), compiled)
-            policy.reset([0])
+            policy.reset([0], blank_goal(task))
             cases[f"{name} {'eager' if compiled == 'off' else 'traced'}"] = functools.partial(burst, policy, obs)
     seconds = interleaved(cases, rounds)
     for name, value in seconds.items():
         print(f"  {name:15s} {value / BURST * 1e3:8.3f} ms")
+
+
+def blank_goal(task: str) -> np.ndarray | None:
+    """A goal (1, G, D) for a policy of the task, None where it has none."""
+    shape = shape_of(task)
+    return np.zeros((1, shape.goal, shape.obs), np.float32) if shape.goal else None
 
 
 def burst(policy: Policy, obs: np.ndarray) -> None:
@@ -145,7 +151,7 @@ def bench_mode(task: str, rounds: int) -> None:
     policies["uncached"].method.train().eval()  # drops the cache
     obs = np.zeros((1, SUITES.tasks[task]["obs_dim"]), np.float32)
     for policy in policies.values():
-        policy.reset([0])
+        policy.reset([0], blank_goal(task))
     seconds = interleaved({name: functools.partial(burst, p, obs) for name, p in policies.items()}, rounds)
     print(f"\nMoDE, act for one state, {task}, {hyper['sampling_steps']} steps, {torch.get_num_threads()} thread(s)")
     for name, policy in policies.items():

@@ -69,7 +69,7 @@ def run_cell(spec: Spec) -> dict[str, Any]:
         assess(spec, demos, ready)
         stop.check()
         rollouts_began = time.perf_counter()
-        episodes = run_rollouts(spec, ready.method, workdir, progress)
+        episodes = run_rollouts(spec, demos, ready.method, workdir, progress)
         timings = ready.timings | {
             "rollout_s": round(time.perf_counter() - rollouts_began, 3),
             "total_s": round(time.perf_counter() - began, 3),
@@ -138,22 +138,24 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     teacher = None if spec["teacher"] is None else load_teacher(spec)
     # one split a task: what validates a student was never seen by its teacher, and their scalers agree
     kept, held = windows.split(demos, seed=derive(spec["task"], "split"))
-    scaler = windows.fit_scaler(kept) if teacher is None else teacher.scaler
+    task = spec["task_block"]
+    mask = rollout.batch_class(task).goal_mask if task["goal_tokens"] else None  # type: ignore[attr-defined]
+    scaler = windows.fit_scaler(kept, task["obs_dim"], mask) if teacher is None else teacher.scaler
     weights = workdir / WEIGHTS
     training = finished_training(workdir)
     if training is None:
         shutil.rmtree(workdir / "rollouts", ignore_errors=True)  # those of weights that are gone
         torch.manual_seed(derive(spec["key"], "init"))
         gpt = GPTConfig(**config["gpt"])
-        shape = Shape(spec["task_block"]["obs_dim"], spec["task_block"]["act_dim"], spec["task_block"]["goal_tokens"])
+        shape = Shape(task["obs_dim"], task["act_dim"], task["goal_tokens"])
         method_class = resolve_class(spec["class"])
         method = method_class(method_class.Config(**config["hyper"]), shape, gpt, scaler, teacher).to(spec["device"])
         train_config = train.TrainConfig(**config["train"])
         progress.phase("train", train_config.steps)
         result = train.train(
             method,
-            windows.make_windows(kept, gpt.window, scaler),
-            windows.make_windows(held, gpt.window, scaler),
+            windows.make_windows(kept, gpt.window, scaler, shape.goal),
+            held_out_windows(spec, held, method),
             train_config,
             seed=derive(spec["key"], "train"),
             workdir=workdir,
@@ -171,6 +173,12 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")
     return Trained(method, sha256, training, how, {"train_s": round(time.perf_counter() - began, 3)}, teacher)
+
+
+def held_out_windows(spec: Spec, held: Demonstrations, method: Method) -> windows.Windows:
+    """The held-out windows; their goals, if any, are the same for all methods of the task."""
+    data = windows.make_windows(held, method.gpt_config.window, method.scaler, method.shape.goal)
+    return data.with_fixed_goals(derive(spec["task"], "goals"))
 
 
 def finished_training(workdir: Path) -> dict[str, Any] | None:
@@ -197,7 +205,7 @@ def assess(spec: Spec, demos: Demonstrations, ready: Trained) -> None:
     """
     began = time.perf_counter()
     _, held = windows.split(demos, seed=derive(spec["task"], "split"))
-    data = windows.make_windows(held, ready.method.gpt_config.window, ready.method.scaler)
+    data = held_out_windows(spec, held, ready.method)
     rollouts = spec["config"]["eval"]["rollouts"]
     # seeds of the task, not of the cell: all its methods are compared on the same random numbers
     found, pace = likelihood(ready.method, data, derive(spec["task"], "likelihood"), min(ROWS, 16 * rollouts))
@@ -211,9 +219,12 @@ def assess(spec: Spec, demos: Demonstrations, ready: Trained) -> None:
         ready.timings["likelihood_s_per_1000"] = pace
 
 
-def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) -> dict[str, list[Any]]:
-    """Evaluate the method in the simulation."""
-    count = spec["config"]["eval"]["rollouts"]
+def run_rollouts(
+    spec: Spec, demos: Demonstrations, method: Method, workdir: Path, progress: Progress
+) -> dict[str, list[Any]]:
+    """Evaluate the method in the simulation; goals, if any, are those of the training demonstrations."""
+    count, goal_tokens = spec["config"]["eval"]["rollouts"], spec["task_block"]["goal_tokens"]
+    kept, _ = windows.split(demos, seed=derive(spec["task"], "split"))
     progress.phase("rollout", count)
     return rollout.evaluate(
         method.eval(),
@@ -224,6 +235,7 @@ def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) 
         workdir=workdir,
         on_progress=progress.report,
         data_root=spec["data_root"],
+        goals=windows.final_goals(kept, goal_tokens) if goal_tokens else None,
     )
 
 

@@ -26,20 +26,28 @@ from harness.errors import UserError
 
 METRIC_VERSION = 1  # part of what makes a finished record valid: raise it when a number below changes
 KEYS = ("context", "success", "mode", "length", "return")
+GOAL_KEYS = ("goal_return",)  # further ones of tasks with goals
+
+
+def keys(task_block: dict[str, Any]) -> tuple[str, ...]:
+    """The lists that the episodes of a task have."""
+    return KEYS + GOAL_KEYS if task_block.get("goal_tokens", 0) else KEYS
 
 
 def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, float]:
     """`{"success", "entropy", "length", "return"}`: success rate and entropy in [0, 1], mean steps, mean return.
 
+    Tasks with goals also have "goal_return", the mean of what counts towards an episode's own goal.
     `task_block` gives `modes` (|B|) and `entropy` (a variant above), and perhaps `modes_also`: further |B|, each with its
     `entropy_base_<|B|>`, and `levels` (above), which add `success_n` and `entropy_n`; `episodes` one list per key of
-    `KEYS`, one entry per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant
+    `keys`, one entry per rollout. Failed rollouts count in everything but the entropy. Raises `UserError` for a variant
     that does not exist, for lists of different lengths and for no rollouts at all.
     """
-    missing = [key for key in KEYS if key not in episodes]
+    wanted = keys(task_block)
+    missing = [key for key in wanted if key not in episodes]
     if missing:
-        raise UserError(f"metrics: the episodes lack {', '.join(missing)}; expected {', '.join(KEYS)}")
-    counts = {key: len(episodes[key]) for key in KEYS}
+        raise UserError(f"metrics: the episodes lack {', '.join(missing)}; expected {', '.join(wanted)}")
+    counts = {key: len(episodes[key]) for key in wanted}
     if len(set(counts.values())) != 1 or not counts["success"]:
         raise UserError(f"metrics: every list must have one entry per rollout and at least one; got {counts}")
     success = np.asarray(episodes["success"], dtype=bool)  # (rollouts,)
@@ -53,6 +61,7 @@ def compute(task_block: dict[str, Any], episodes: dict[str, list]) -> dict[str, 
         **_levels(task_block["entropy"], levels, episodes["mode"], episodes["context"]),
         "length": float(np.mean(episodes["length"])),
         "return": float(np.mean(episodes["return"])),
+        **{key: float(np.mean(episodes[key])) for key in GOAL_KEYS if key in wanted},
     }
 
 

@@ -6,6 +6,10 @@ simulation knows nothing of its neighbours: so the result depends neither on thr
 A task with `contexts = C` and `rollouts = R` is evaluated R / C times in each, as the original does: episode e starts
 from context e // (R / C). Fewer rollouts than R take the first contexts, as often each: the entropy per context depends
 on that number.
+
+A task with goals is given one for each episode: the last observations of a training demonstration. Episode e gets that of
+demonstration perm[e], perm a permutation of all of them that the cell's evaluation seed decides (over again where there are
+more episodes than demonstrations). Nothing of an evaluation episode enters its goal but the scene that it starts from.
 """
 
 from __future__ import annotations
@@ -17,13 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from harness import sealed, stop
+from harness import metrics, sealed, stop
 from harness.seeds import derive
 from methods.base import Method
 from methods.policy import Policy
 
 CHUNK = 120  # episodes stepped together
-KEYS = ("context", "success", "mode", "length", "return")
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -42,36 +45,48 @@ def evaluate(
     workdir: Path,
     on_progress: Progress = lambda done, total, values: None,
     data_root: str | Path | None = None,
+    goals: np.ndarray | None = None,
 ) -> dict[str, list[Any]]:
     """`rollouts` episodes as lists: context (its index), success (bool), mode (str), length (control steps), return (float).
 
-    data_root: where the original's evaluation contexts may lie.
+    data_root: where the original's evaluation contexts may lie. goals, for tasks that have them: those of all training
+    demonstrations (E, G, width), `windows.final_goals`; such tasks' episodes also have goal_return (float).
 
     Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again.
     """
     folder = Path(workdir) / "rollouts"
     folder.mkdir(parents=True, exist_ok=True)
-    episodes: dict[str, list[Any]] = {key: [] for key in KEYS}
+    keys = metrics.keys(task)
+    episodes: dict[str, list[Any]] = {key: [] for key in keys}
     for first in range(0, rollouts, CHUNK):
         count = min(CHUNK, rollouts - first)
         path = folder / f"{first}.json"
-        chunk = read_chunk(path, count)
+        chunk = read_chunk(path, count, keys)
         if chunk is None:
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
             contexts = [context_of(task, first + i) for i in range(count)]
-            chunk = run_chunk(method, task, contexts, seeds, threads, data_root)
+            chosen = goals_of(goals, seed, range(first, first + count))
+            chunk = run_chunk(method, task, contexts, seeds, threads, data_root, chosen)
             sealed.write_json(path, chunk)
-        for key in KEYS:
+        for key in keys:
             episodes[key] += chunk[key]
         on_progress(first + count, rollouts, {"success": float(np.mean(episodes["success"]))})
     return episodes
 
 
-def read_chunk(path: Path, count: int) -> dict[str, list[Any]] | None:
+def goals_of(goals: np.ndarray | None, seed: int, episodes: range) -> np.ndarray | None:
+    """The goals (len(episodes), G, width) of some episodes out of those of all demonstrations; None for a task without."""
+    if goals is None:
+        return None
+    order = np.random.default_rng(derive(str(seed), "goals")).permutation(len(goals))
+    return goals[order[np.array(episodes) % len(goals)]]
+
+
+def read_chunk(path: Path, count: int, keys: tuple[str, ...]) -> dict[str, list[Any]] | None:
     """A finished chunk of `count` episodes, or None where there is none. A damaged one is set aside, and said so."""
     try:
         chunk = sealed.read_json(path)
-        if set(chunk) != set(KEYS) or any(not isinstance(v, list) or len(v) != count for v in chunk.values()):
+        if set(chunk) != set(keys) or any(not isinstance(v, list) or len(v) != count for v in chunk.values()):
             raise sealed.Damaged(f"does not hold {count} episodes")
     except FileNotFoundError:
         return None
@@ -89,15 +104,15 @@ def context_of(task: dict[str, Any], episode: int) -> int:
 
 def run_chunk(
     method: Method, task: dict[str, Any], contexts: list[int], seeds: list[int], threads: int,
-    data_root: str | Path | None = None,
+    data_root: str | Path | None = None, goals: np.ndarray | None = None,
 ) -> dict[str, list[Any]]:  # fmt: skip
     """One batch of episodes to their ends."""
     where = {"data_root": data_root} if "contexts" in task else {}
     env = batch_class(task)(len(seeds), num_threads=threads, **where)
     try:
-        obs = env.reset(contexts=contexts, seeds=seeds)
+        obs = env.reset(contexts=contexts, seeds=seeds, **({} if goals is None else {"goals": goals}))
         policy = Policy(method)
-        policy.reset(seeds)
+        policy.reset(seeds, None if goals is None else env.goal)
         returns, length = np.zeros(len(seeds)), np.zeros(len(seeds), int)
         while env.active.any():
             stop.check()
@@ -111,6 +126,7 @@ def run_chunk(
             "mode": [env.mode_name(row) for row in info["mode"]],
             "length": length.tolist(),
             "return": returns.tolist(),
+            **{key: info[key].astype(float).tolist() for key in metrics.GOAL_KEYS if goals is not None},
         }
     finally:
         env.close()

@@ -137,6 +137,7 @@ class Trainer:
     """State of one training run; `train` is the way in."""
 
     def __init__(self, method: Method, data: Windows, val: Windows, config: TrainConfig, seed: int):
+        assert val.future is None, "validation windows have fixed goals"
         self.method, self.data, self.val, self.config, self.seed = method, data, val, config, seed
         self.device = method.device
         self.precision = resolve_precision(config.precision, self.device)
@@ -184,7 +185,7 @@ class Trainer:
                 group["lr"] = self.config.lr * factor if started else 0.0
             for _ in range(phase.repeats):
                 index = torch.randint(len(self.data), (self.config.batch,), generator=self.indices)
-                batch = augment(self.data.batch(index), self.config, self.indices)
+                batch = augment(self.data.batch(index, self.indices), self.config, self.indices)
                 loss, extras = self.losses[phase.name](batch.obs, batch.last, batch.action, batch.goal)
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
-"""From demonstrations to training windows: split by trajectory, scaler, one sample a row.
+"""From demonstrations to training windows: split by trajectory, scaler, one sample a row, goals from the future.
 
-T = window, D = observation width, A = action width, N = number of windows.
+T = window, D = observation width, A = action width, N = number of windows, G = goal tokens.
 """
 
 from dataclasses import dataclass, replace
@@ -15,24 +15,62 @@ from methods.scaler import Scaler
 
 
 @dataclass(frozen=True)
+class Future:
+    """Where the goals of N windows come from: the rows after each window in its own episode, drawn when they are needed.
+
+    `rows` (R, D): all episodes' goal rows, scaled and masked, one episode after the other; `now` (N,) int64: the row that
+    is the newest state of a window; `start`, `end` (N,) int64: where that row's episode begins, and one past its last row.
+    """
+
+    rows: Tensor
+    now: Tensor
+    start: Tensor
+    end: Tensor
+    tokens: int
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """A goal (B, G, D) for each window of `index` (B,): G consecutive rows, uniform over the places after its state.
+
+        Where fewer than G rows follow, the episode's last G rows, which is what an evaluation shows. An episode shorter than G
+        begins with its first row repeated.
+        """
+        now, start, end = self.now[index], self.start[index], self.end[index]
+        last = end - self.tokens  # the last place where a goal can begin
+        first = torch.minimum(now + 1, last)
+        uniform = torch.rand(len(index), generator=generator, dtype=torch.float64)
+        begin = first + (uniform * (last - first + 1)).long()  # (B,), uniform < 1: at most `last`
+        rows = begin[:, None] + torch.arange(self.tokens)  # (B, G)
+        return self.rows[torch.maximum(rows, start[:, None])]
+
+
+@dataclass(frozen=True)
 class Windows:
     """Scaled float32 samples, one a demonstrated row (`methods.base.Batch`), as tensors over all N rows.
 
-    `obs` (N, T, D), `last` (N,) int64, `action` (N, A); `goal` None where a task has none.
+    `obs` (N, T, D), `last` (N,) int64, `action` (N, A). A task with goals has either `future`, from which every use draws
+    anew, or fixed ones, `goal` (N, G, D).
     """
 
     obs: Tensor
     last: Tensor
     action: Tensor
     goal: Tensor | None = None
+    future: Future | None = None
 
     def __len__(self) -> int:
         return len(self.obs)
 
-    def batch(self, index: Tensor) -> "Windows":
-        """The samples of `index` (B,) int64: the same fields with B rows."""
+    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> "Windows":
+        """The samples of `index` (B,) int64: the same fields with B rows. Goals of the future are drawn from `generator`."""
         goal = None if self.goal is None else self.goal[index]
+        if self.future is not None:
+            assert generator is not None, "goals of the future are drawn: a generator is needed"
+            goal = self.future.draw(index, generator)
         return Windows(self.obs[index], self.last[index], self.action[index], goal)
+
+    def with_fixed_goals(self, seed: int) -> "Windows":
+        """The same windows with one goal each, drawn once: for what is measured and has to be comparable."""
+        return self if self.future is None else self.batch(torch.arange(len(self)), torch.Generator().manual_seed(seed))
 
 
 def split(demos: Demonstrations, seed: int, fraction: float = 0.05) -> tuple[Demonstrations, Demonstrations]:
@@ -56,25 +94,47 @@ def split(demos: Demonstrations, seed: int, fraction: float = 0.05) -> tuple[Dem
     return replace(demos, episodes=train), replace(demos, episodes=val)
 
 
-def fit_scaler(demos: Demonstrations) -> Scaler:
-    """The scaler of all rows of (training) `demos`."""
+def fit_scaler(demos: Demonstrations, obs_dim: int | None = None, goal_mask: np.ndarray | None = None) -> Scaler:
+    """The scaler of all rows of (training) `demos`; of their first `obs_dim` values where a policy sees no more.
+
+    goal_mask (D,) bool: the values that a goal shows, for tasks with goals that hide some.
+    """
     if not demos.episodes:
         raise UserError(f"{demos.origin}: no episodes to fit a scaler to")
     obs, actions = ([getattr(e, field) for e in demos.episodes] for field in ("obs", "actions"))
-    return Scaler.fit(np.concatenate(obs), np.concatenate(actions))
+    return Scaler.fit(np.concatenate(obs)[:, :obs_dim], np.concatenate(actions), goal_mask)
 
 
-def make_windows(demos: Demonstrations, window: int, scaler: Scaler) -> Windows:
+def make_windows(demos: Demonstrations, window: int, scaler: Scaler, goal_tokens: int = 0) -> Windows:
     """One sample a demonstrated row: its action, and the history that a policy has there, scaled.
 
     That is the newest `window` observations of the episode so far; in the first rows fewer, left-aligned, zeros behind.
+    goal_tokens: of tasks with goals, whose windows have a `future`.
     """
     if window < 1 or not demos.episodes:
         raise UserError(f"windows: need a window of at least 1 and one episode, got {window} and {len(demos.episodes)}")
-    rows = [scaler.scale_obs(torch.from_numpy(e.obs)) for e in demos.episodes]
-    obs, last = zip(*(_histories(r, window) for r in rows), strict=True)
+    seen = [torch.from_numpy(np.ascontiguousarray(e.obs[:, : scaler.obs_dim])) for e in demos.episodes]
+    obs, last = zip(*(_histories(scaler.scale_obs(rows), window) for rows in seen), strict=True)
     action = scaler.scale_act(torch.from_numpy(np.concatenate([e.actions for e in demos.episodes])))
-    return Windows(torch.cat(obs), torch.cat(last), action)
+    future = _future([scaler.scale_goal(rows) for rows in seen], goal_tokens) if goal_tokens else None
+    return Windows(torch.cat(obs), torch.cat(last), action, future=future)
+
+
+def final_goals(demos: Demonstrations, goal_tokens: int) -> np.ndarray:
+    """(episodes, G, width) float32: the last G observations of every demonstration, unscaled and whole.
+
+    They are what an evaluation asks for. A demonstration shorter than G begins with its first row repeated.
+    """
+    last = [e.obs[np.maximum(np.arange(len(e.obs) - goal_tokens, len(e.obs)), 0)] for e in demos.episodes]
+    return np.stack(last).astype(np.float32)
+
+
+def _future(rows: list[Tensor], tokens: int) -> Future:
+    """Of episodes' goal rows (L, D), one window a row."""
+    lengths = torch.tensor([len(r) for r in rows])
+    end = lengths.cumsum(0)
+    start = (end - lengths).repeat_interleave(lengths)
+    return Future(torch.cat(rows), torch.arange(len(start)), start, end.repeat_interleave(lengths), tokens)
 
 
 def _histories(rows: Tensor, window: int) -> tuple[Tensor, Tensor]:

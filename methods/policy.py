@@ -56,12 +56,15 @@ class Policy:
         self._act_mean, self._act_std = (x.cpu().numpy() for x in (scaler.act_mean, scaler.act_std))
 
     def reset(self, seeds: Sequence[int], goal: np.ndarray | None = None) -> None:
-        """Forget the past; one environment for each seed. `goal` (n, G, D) unscaled, for goal-conditioned tasks."""
+        """Forget the past; one environment for each seed. `goal` (n, G, D) unscaled, for goal-conditioned tasks.
+
+        Raises UserError where a goal is missing, not wanted, or of another shape.
+        """
         n, t, d = len(seeds), self.method.gpt_config.window, self.method.shape.obs
         self._streams = [np.random.Generator(np.random.Philox(key=int(s))) for s in seeds]
         self._window = np.zeros((n, t, d), np.float32)
         self._count = 0
-        self._goal = self._scaled(goal)
+        self._goal = self._scaled(goal, n)
 
     def act(self, obs: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
         """Observations (n, D) -> actions (n, A), float32, both unscaled. Raises UserError on another width.
@@ -88,8 +91,15 @@ class Policy:
         unscaled = action * self._act_std + self._act_mean
         return unscaled if active is None else np.where(active[:, None], unscaled, np.float32(0))
 
-    def _scaled(self, goal: np.ndarray | None) -> Tensor | None:
-        return None if goal is None else torch.from_numpy(self._scale(goal).astype(np.float32))
+    def _scaled(self, goal: np.ndarray | None, n: int) -> Tensor | None:
+        """Goals (n, G, D) scaled and masked, on the method's device; None where the task has none."""
+        wanted = (n, self.method.shape.goal, self.method.shape.obs) if self.method.shape.goal else None
+        if (None if goal is None else goal.shape) != wanted:
+            expected = "no goals" if wanted is None else f"goals of shape {wanted}"
+            raise UserError(f"policy expects {expected}, got {'none' if goal is None else goal.shape}")
+        if goal is None:
+            return None
+        return self.method.scaler.scale_goal(torch.from_numpy(goal.astype(np.float32)).to(self.device))
 
     def _scale(self, obs: np.ndarray) -> np.ndarray:
         """`Scaler.scale_obs` in NumPy."""
@@ -122,8 +132,7 @@ class Policy:
         padded = np.zeros((n, window, d), np.float32)
         padded[:, :t] = self._scale(obs_window)
         obs, last = (torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1)))
-        scaled_goal = self._scaled(goal)
-        mixture = self.method.mixture(obs, last, None if scaled_goal is None else scaled_goal.to(self.device))
+        mixture = self.method.mixture(obs, last, self._scaled(goal, n))
         if mixture is None:
             raise UserError(f"{type(self.method).__name__} is no mixture: its density has no closed form")
         return mixture
@@ -132,12 +141,14 @@ class Policy:
         inputs = [torch.from_numpy(x) for x in (window, last, noise, uniform)]
         if self.device.type != "cpu":
             inputs = [x.to(self.device) for x in inputs]
+        if self._goal is not None:
+            inputs.append(self._goal)
         with torch.inference_mode():
-            if self.compiled == "trace" and self._goal is None:
+            if self.compiled == "trace":
                 if len(window) not in self._traced:
                     self._traced[len(window)] = trace(self.method, inputs)
                 return self._traced[len(window)](*inputs).cpu().numpy()
-            return self.method.act(*inputs, self._goal).cpu().numpy()  # type: ignore[call-arg]  # of four inputs
+            return self.method.act(*inputs).cpu().numpy()  # type: ignore[call-arg]  # of four or five inputs
 
 
 class _Act(torch.nn.Module):
@@ -147,8 +158,8 @@ class _Act(torch.nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        return self.method.act(obs, last, noise, uniform)
+    def forward(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
+        return self.method.act(obs, last, noise, uniform, goal)
 
 
 def trace(method: Method, inputs: list[Tensor]) -> Callable:

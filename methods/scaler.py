@@ -10,6 +10,8 @@ and maximum of the training actions. Differences:
     degrees: single rows of 1e3 to 1e16 would make all others equal to within 1e-3, and hide how a box lies.
  3. Scaled observations are cut off at +-`LIMIT`, for the same reason.
 
+A goal is scaled like an observation; the values that it does not show are then zero, as in the original.
+
 D = observation width, A = action width.
 """
 
@@ -27,7 +29,10 @@ FIELDS = ("obs_mean", "obs_std", "act_mean", "act_std", "act_low", "act_high")
 
 
 class Scaler(nn.Module):
-    """Float32 buffers `obs_mean`, `obs_std` (D,); `act_mean`, `act_std`, and the scaled `act_low`, `act_high` (A,)."""
+    """Float32 buffers `obs_mean`, `obs_std` (D,); `act_mean`, `act_std`, and the scaled `act_low`, `act_high` (A,).
+
+    `goal_mask` (D,) bool: what a goal shows; None where it shows everything, or where there are no goals.
+    """
 
     obs_mean: Tensor
     obs_std: Tensor
@@ -35,14 +40,25 @@ class Scaler(nn.Module):
     act_std: Tensor
     act_low: Tensor
     act_high: Tensor
+    goal_mask: Tensor | None
 
-    def __init__(self, obs_mean, obs_std, act_mean, act_std, act_low, act_high) -> None:
+    def __init__(self, obs_mean, obs_std, act_mean, act_std, act_low, act_high, goal_mask=None) -> None:
         super().__init__()
         for name, value in zip(FIELDS, (obs_mean, obs_std, act_mean, act_std, act_low, act_high), strict=True):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).clone())
+        mask = None if goal_mask is None else torch.as_tensor(goal_mask, dtype=torch.bool).clone()
+        if mask is not None and mask.shape != self.obs_mean.shape:
+            raise UserError(
+                f"a goal mask must have one value an observation, {len(self.obs_mean)}. Got {tuple(mask.shape)}"
+            )
+        self.register_buffer("goal_mask", mask)  # None is not saved: files of tasks without goals stay as they were
+
+    @property
+    def obs_dim(self) -> int:
+        return len(self.obs_mean)
 
     @classmethod
-    def fit(cls, obs: np.ndarray, act: np.ndarray) -> "Scaler":
+    def fit(cls, obs: np.ndarray, act: np.ndarray, goal_mask: np.ndarray | None = None) -> "Scaler":
         """From all training rows, unscaled: `obs` (N, D), `act` (N, A)."""
         obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
@@ -50,7 +66,7 @@ class Scaler(nn.Module):
         obs_mean, obs_std = _robust(obs, *_mean_std(obs))
         act_mean, act_std = _mean_std(act)
         scaled = (act - act_mean) / act_std  # (N, A)
-        return cls(obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0))
+        return cls(obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0), goal_mask)
 
     @classmethod
     def identity(cls, obs_dim: int, act_dim: int, bound: float = float("inf")) -> "Scaler":
@@ -60,6 +76,11 @@ class Scaler(nn.Module):
 
     def scale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
         return ((obs - self.obs_mean) / self.obs_std).clamp(-LIMIT, LIMIT)
+
+    def scale_goal(self, goal: Tensor) -> Tensor:  # (..., D)
+        """Scaled like an observation; what the mask hides is zero afterwards."""
+        scaled = self.scale_obs(goal)
+        return scaled if self.goal_mask is None else scaled * self.goal_mask
 
     def unscale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
         return obs * self.obs_std + self.obs_mean
@@ -72,7 +93,8 @@ class Scaler(nn.Module):
 
     def to_dict(self) -> dict[str, list[float]]:
         """For JSON; `from_dict` gives the same float32 numbers back."""
-        return {name: getattr(self, name).tolist() for name in FIELDS}
+        mask = {} if self.goal_mask is None else {"goal_mask": self.goal_mask.tolist()}
+        return {name: getattr(self, name).tolist() for name in FIELDS} | mask
 
     @classmethod
     def from_dict(cls, values: dict[str, list[float]]) -> "Scaler":

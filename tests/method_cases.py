@@ -25,41 +25,48 @@ METHODS = [
 ]
 GPT = GPTConfig(layers=2, heads=2, embed=16, window=3)
 SHAPE = Shape(obs=4, act=2)
+GOAL_SHAPE = Shape(obs=4, act=2, goal=2)
+GOAL_MASK = (True, True, False, True)
 
 
-def scaler() -> Scaler:
+def scaler(shape: Shape = SHAPE) -> Scaler:
     rng = np.random.default_rng(0)
-    return Scaler.fit(rng.normal(1.0, 2.0, (200, SHAPE.obs)), rng.normal(-1.0, 0.5, (200, SHAPE.act)))
+    mask = np.array(GOAL_MASK) if shape.goal else None
+    return Scaler.fit(rng.normal(1.0, 2.0, (200, shape.obs)), rng.normal(-1.0, 0.5, (200, shape.act)), mask)
 
 
-def windows(n: int = 256, seed: int = 0) -> Windows:
-    """Scaled windows whose action is one of two modes that the state shifts."""
+def windows(n: int = 256, seed: int = 0, shape: Shape = SHAPE) -> Windows:
+    """Scaled windows whose action is one of two modes that the state shifts; with a goal, its first value decides the mode."""
     g = torch.Generator().manual_seed(seed)
     obs = torch.randn(n, GPT.window, SHAPE.obs, generator=g)
     sign = torch.randint(2, (n, 1), generator=g) * 2 - 1
     last = torch.randint(GPT.window, (n,), generator=g)
+    goal = None
+    if shape.goal:
+        goal = torch.randn(n, shape.goal, shape.obs, generator=g) * torch.tensor(GOAL_MASK)
+        sign = goal[:, 0, :1].sign()
     action = sign + 0.3 * obs[torch.arange(n), last, :2] + 0.05 * torch.randn(n, 2, generator=g)
-    return Windows(obs, last, action)
+    return Windows(obs, last, action, goal)
 
 
-def build(name: str, gpt: GPTConfig = GPT, seed: int = 0, **hyper: object) -> Method:
+def build(name: str, gpt: GPTConfig = GPT, seed: int = 0, shape: Shape = SHAPE, **hyper: object) -> Method:
     """A method of the registry at tiny sizes, hyper-parameters of Avoiding; students get a briefly trained teacher."""
     torch.manual_seed(seed)
     block = SUITES.methods[name]
     config = resolve(SUITES, "avoiding", name, "smoke")
     cls = resolve_class(block["class"])
-    teacher = trained_teacher(block["teacher"]) if "teacher" in block else None
+    teacher = trained_teacher(block["teacher"], shape) if "teacher" in block else None
     torch.manual_seed(seed)
-    return cls(cls.Config(**{**config["hyper"], **hyper}), SHAPE, gpt, scaler(), teacher)
+    return cls(cls.Config(**{**config["hyper"], **hyper}), shape, gpt, scaler(shape), teacher)
 
 
 @functools.cache
-def trained_teacher(name: str) -> Method:
+def trained_teacher(name: str, shape: Shape = SHAPE) -> Method:
     """A teacher that has seen enough for its score to pull samples towards the data."""
-    method = build(name)
+    method = build(name, shape=shape)
     config = train_config(name, steps=300, batch=64, lr=3e-3)
     with tempfile.TemporaryDirectory() as folder:
-        train(method, windows(), windows(8), config, 0, Path(folder))
+        train(method, windows(shape=shape), windows(8, shape=shape), config, 0, Path(folder))
     return method
 
 
