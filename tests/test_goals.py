@@ -19,6 +19,7 @@ from tests.method_cases import GOAL_MASK, GOAL_SHAPE, GPT, METHODS, build, train
 
 every_method = pytest.mark.parametrize("name", METHODS)
 LENGTHS = [3, 8, 1, 5]
+WIDE = Scaler(np.zeros(4), np.full(4, 64.0), np.zeros(2), np.ones(2), np.full(2, -np.inf), np.full(2, np.inf))  # exact
 
 
 def numbered(lengths=LENGTHS, width=4):
@@ -32,12 +33,12 @@ def draws(data, count, seed=0):
     """`count` goals of every window, (count, N, G), by their first value."""
     generator = torch.Generator().manual_seed(seed)
     index = torch.arange(len(data))
-    return torch.stack([data.batch(index, generator).goal[..., 0] for _ in range(count)])
+    return torch.stack([data.batch(index, generator).goal[..., 0] * 64 for _ in range(count)])
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_a_goal_is_a_stretch_of_its_own_episodes_future(tokens):
-    data = make_windows(numbered(), 3, Scaler.identity(4, 2), tokens)
+    data = make_windows(numbered(), 3, WIDE, tokens)
     now = data.action[:, 0]
     ends = {e.obs[0, 0] // 100: e.obs[-1, 0] for e in numbered().episodes}
     for goals in draws(data, 40):
@@ -53,14 +54,14 @@ def test_a_goal_is_a_stretch_of_its_own_episodes_future(tokens):
 
 
 def test_every_place_of_the_future_is_drawn_equally_often():
-    data = make_windows(numbered([6]), 3, Scaler.identity(4, 2), 1)
+    data = make_windows(numbered([6]), 3, WIDE, 1)
     goals = draws(data, 3000)[:, 1, 0] - 100  # of the window at row 1: rows 2 to 5, the last one included
     count = torch.bincount(goals.long(), minlength=6)
     assert not count[:2].any() and (count[2:] - 750).abs().max() < 120  # 5 standard deviations
 
 
 def test_goals_are_drawn_anew_in_training_and_fixed_in_validation():
-    data = make_windows(numbered([40, 50]), 3, Scaler.identity(4, 2), 2)
+    data = make_windows(numbered([40, 50]), 3, WIDE, 2)
     first, second = draws(data, 2)
     assert (first != second).any()
     fixed = data.with_fixed_goals(7)
@@ -72,7 +73,7 @@ def test_goals_are_drawn_anew_in_training_and_fixed_in_validation():
 
 def test_windows_without_goals_draw_nothing():
     """The random numbers of tasks without goals, and so their results, are what they were."""
-    data = make_windows(numbered([40]), 3, Scaler.identity(4, 2))
+    data = make_windows(numbered([40]), 3, WIDE)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     assert data.batch(torch.arange(5), generator).goal is None
@@ -81,7 +82,7 @@ def test_windows_without_goals_draw_nothing():
 
 
 def test_the_future_holds_each_row_once():
-    data = make_windows(numbered([40, 50]), 3, Scaler.identity(4, 2), 2)
+    data = make_windows(numbered([40, 50]), 3, WIDE, 2)
     assert data.future.rows.shape == (90, 4)
 
 
