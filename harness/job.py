@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import distribution, lease, metrics, record, rollout, sealed, stop, train, windows
+from harness import backends, distribution, lease, metrics, record, rollout, sealed, stop, train, windows
 from harness.errors import UserError
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
@@ -224,6 +224,7 @@ def run_rollouts(spec: Spec, method: Method, workdir: Path, progress: Progress) 
         workdir=workdir,
         on_progress=progress.report,
         data_root=spec["data_root"],
+        backend=backends.from_spec(spec),
     )
 
 
@@ -244,6 +245,8 @@ def make_record(
 ) -> record.Record:
     """The record of a finished cell (schema: docs/architecture.md)."""
     teacher = spec["teacher"]
+    original = backends.from_spec(spec).versions(spec["task_block"])
+    original = {"original": original} if original else {}
     data = {name: getattr(demos, name) for name in ("source", "origin", "identity", "sha256", "rows")}
     return {
         "schema": record.SCHEMA,
@@ -264,7 +267,7 @@ def make_record(
         **ready.held_out,
         "training": ready.training,
         "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
-        "provenance": provenance(spec["device"], spec["threads"]) | ready.how | remarks(),
+        "provenance": provenance(spec["device"], spec["threads"]) | original | ready.how | remarks(),
         "timings": timings,
         "recipe": recipe(spec),
     }

@@ -10,7 +10,6 @@ on that number.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,15 @@ from typing import Any
 import numpy as np
 
 from harness import sealed, stop
+from harness.backends import Backend
 from harness.seeds import derive
 from methods.base import Method
 from methods.policy import Policy
 
-CHUNK = 120  # episodes stepped together
+CHUNK = 120  # episodes stepped together, where the back end can
+BUILTIN = Backend()
 KEYS = ("context", "success", "mode", "length", "return")
 Progress = Callable[[int, int, dict[str, float]], None]
-
-
-def batch_class(task: dict[str, Any]) -> type:
-    """The simulation class of a task's block, `module:Class`."""
-    module, name = task["env"].split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def evaluate(
@@ -42,24 +37,26 @@ def evaluate(
     workdir: Path,
     on_progress: Progress = lambda done, total, values: None,
     data_root: str | Path | None = None,
+    backend: Backend = BUILTIN,
 ) -> dict[str, list[Any]]:
     """`rollouts` episodes as lists: context (its index), success (bool), mode (str), length (control steps), return (float).
 
-    data_root: where the original's evaluation contexts may lie.
+    data_root: where the original's evaluation contexts may lie. backend: which simulation.
 
     Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again.
     """
     folder = Path(workdir) / "rollouts"
     folder.mkdir(parents=True, exist_ok=True)
     episodes: dict[str, list[Any]] = {key: [] for key in KEYS}
-    for first in range(0, rollouts, CHUNK):
-        count = min(CHUNK, rollouts - first)
+    size = min(CHUNK, backend.most)
+    for first in range(0, rollouts, size):
+        count = min(size, rollouts - first)
         path = folder / f"{first}.json"
         chunk = read_chunk(path, count)
         if chunk is None:
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
             contexts = [context_of(task, first + i) for i in range(count)]
-            chunk = run_chunk(method, task, contexts, seeds, threads, data_root)
+            chunk = run_chunk(method, task, contexts, seeds, threads, data_root, backend)
             sealed.write_json(path, chunk)
         for key in KEYS:
             episodes[key] += chunk[key]
@@ -89,11 +86,10 @@ def context_of(task: dict[str, Any], episode: int) -> int:
 
 def run_chunk(
     method: Method, task: dict[str, Any], contexts: list[int], seeds: list[int], threads: int,
-    data_root: str | Path | None = None,
+    data_root: str | Path | None = None, backend: Backend = BUILTIN,
 ) -> dict[str, list[Any]]:  # fmt: skip
     """One batch of episodes to their ends."""
-    where = {"data_root": data_root} if "contexts" in task else {}
-    env = batch_class(task)(len(seeds), num_threads=threads, **where)
+    env = backend.make(task, len(seeds), threads, data_root)
     try:
         obs = env.reset(contexts=contexts, seeds=seeds)
         policy = Policy(method)
