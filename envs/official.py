@@ -29,7 +29,7 @@ from envs.sorting import SortingBatch
 from envs.stacking import StackingBatch
 from harness.errors import UserError
 
-PROCESSES = 4  # environments of a batch in a roll-out: 0.3 GB each
+KEPT = 4  # idle processes, 0.3 GB each: as many as a roll-out steps together (harness/backends.py)
 
 
 class OfficialBatch(BatchEnv):
@@ -62,7 +62,7 @@ class OfficialBatch(BatchEnv):
         """Gives the processes back; those that owe an answer are ended."""
         super().close()
         for worker in self.workers:
-            process.release(worker, PROCESSES)
+            process.release(worker, KEPT)
         self.workers = []
 
     def restore(self, i: int, recording: Any, k: int) -> np.ndarray:
@@ -106,12 +106,12 @@ class OfficialBatch(BatchEnv):
         ids = np.flatnonzero(self.active)
         self._exchange(ids, lambda n: self.workers[n].ask("step", setpoint=target[n]))
         found = super()._step(target)
-        if any(self._said[i][0]["done"] is self.active[i] for i in ids):
+        if any(bool(self._said[i][0]["done"]) == bool(self.active[i]) for i in ids):
             raise RuntimeError("the original ends an episode where its adapter does not, or the reverse")
         return found
 
     def _observe(self, ids: np.ndarray, tcp: np.ndarray) -> np.ndarray:
-        theirs = np.stack([self._said[i][1]["obs"] for i in ids]) if len(ids) else np.zeros((0, 0))
+        theirs = np.array([self._said[i][1]["obs"] for i in ids]).reshape(len(ids), self.obs_dim - self.act_dim)
         return np.concatenate([self.setpoint[ids, : self.act_dim], theirs], 1, dtype=np.float32, casting="same_kind")
 
     def _finish(self, ids: np.ndarray) -> np.ndarray:

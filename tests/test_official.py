@@ -111,7 +111,7 @@ class Task:
     def observe(self):
         return np.array([*self.tool[:2], *self.pose["one"][:2], 0.0, *self.pose["two"][:2], 0.0], np.float32)
     def _check_early_termination(self):
-        if self.pose["one"][1] > 0.3:
+        if self.pose["one"][1] > 0.3 and os.environ.get("MISBEHAVE") != "never":
             self.terminated = True
         return self.terminated
     def step(self, setpoint):
@@ -121,12 +121,24 @@ class Task:
         if how == "raise": raise FloatingPointError("no such pose")
         obs = self.observe()
         done = bool(self.terminated or self._check_early_termination() or self.env_step_counter >= self.limit - 1)
+        done = done and how != "endless"
         moved = setpoint[:3] - self.tool
         self.pose["one"][:2] += moved[:2]
         self.tool = setpoint[:3].copy()
         self.env_step_counter += 1
         success = self._check_early_termination()
-        return obs, 0.0, done, {"mode": 2 if success else -1, "success": success}
+        return obs, 0.0, done, self.outcome(success)
+
+class Block_Push_Env(Task):
+    nq, nv = 23, 21
+    def outcome(self, success): return {"mode": 2 if success else -1, "success": success}
+
+class ObstacleAvoidanceEnv(Task):
+    nq, nv = 9, 9
+    def reset(self):
+        return Task.reset(self, False, [[0.5, -0.3, 0.12], [1, 0, 0, 0]] * 2)
+    def observe(self): return self.tool[:2].astype(np.float32)
+    def outcome(self, success): return np.eye(9)[0] + np.eye(9)[3] + np.eye(9)[7], success
 """
 
 
@@ -203,6 +215,24 @@ def test_the_limit_of_steps(stand_in):
     env.step([[0, 0.8]])
     terminated, truncated = env.step([[0, 0]])[2:4]
     assert terminated[0] and not truncated[0]  # both at once: it was the goal
+    env.close()
+
+
+def test_disagreement_on_the_end_of_an_episode(stand_in, monkeypatch):
+    monkeypatch.setenv("MISBEHAVE", "endless")
+    env = OfficialPushing(1, max_steps=2)
+    env.reset(contexts=[0])
+    env.step([[0, 0]])
+    with pytest.raises(RuntimeError, match="ends an episode where its adapter does not"):
+        env.step([[0, 0]])
+    env.close()
+
+
+def test_a_batch_that_has_ended_may_be_stepped(stand_in):
+    env = OfficialPushing(1, max_steps=1)
+    env.reset(contexts=[0])
+    last = env.step([[0, 0.01]])[0]
+    np.testing.assert_array_equal(env.step([[0, 0.01]])[0], last)
     env.close()
 
 
@@ -439,14 +469,15 @@ def test_what_differs_is_found():
     assert not one["differ"] and one["modes_chi2_p"] is None  # nothing to compare
 
 
-def test_compare_backends(stand_in, tmp_path, capsys):
+def test_compare_backends(stand_in, tmp_path, capsys, monkeypatch):
     """The stand-in is no original, and that is noticed; finished episodes are not run again."""
-    options = ["--tasks", "pushing", "--episodes", "6", "--out", str(tmp_path / "c")]
+    monkeypatch.setenv("MISBEHAVE", "never")
+    options = ["--tasks", "pushing", "--episodes", "4", "--out", str(tmp_path / "c")]
     assert verb("compare-backends", *options) == 1
     assert "the simulations DIFFER" in capsys.readouterr().out
     made = json.loads((tmp_path / "c" / "pushing-expert.json").read_text())
-    assert made["comparison"]["success"] == [1.0, 0.0] and made["comparison"]["episodes"] == 6
-    assert made["episodes"]["builtin"]["context"] == made["episodes"]["official"]["context"] == list(range(6))
+    assert made["comparison"]["success"] == [1.0, 0.0] and made["comparison"]["episodes"] == 4
+    assert made["episodes"]["builtin"]["context"] == made["episodes"]["official"]["context"] == list(range(4))
     ran = len(started(tmp_path))
     process.end_all()
     assert verb("compare-backends", *options) == 1
