@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import cli
+from harness import backends, cli
 from harness.errors import UserError, unknown
 from harness.registry import SUITES, load_suites, select
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def verb_ls(argv: list[str]) -> int:
-    """What exists: tasks, methods, budgets."""
+    """What exists: tasks, methods, budgets, simulations."""
     parser = cli.Parser(prog="python -m harness ls", description="List tasks, methods and budgets.")
     parser.add_argument("--suites", type=Path, default=SUITES)
     suites = load_suites(parser.parse_args(argv).suites)
@@ -34,6 +34,8 @@ def verb_ls(argv: list[str]) -> int:
     print("budgets:")
     for name, block in suites.budgets.items():
         print(f"  {name:15} {block['about']}")
+    print(f"back ends:\n  {backends.BUILTIN:15} this project's simulation")
+    print(f"  {backends.OFFICIAL:15} the original simulator: {backends.about()}")
     return 0
 
 
@@ -214,6 +216,13 @@ def verb_render(argv: list[str]) -> int:
     return 0
 
 
+def verb_compare(argv: list[str]) -> int:
+    """Run the same episodes in our simulation and in the original."""
+    from harness import compare
+
+    return compare.main(argv)
+
+
 def verb_cancel(argv: list[str]) -> int:
     """Take cells of a folder out of SLURM's queue."""
     from harness import control
@@ -232,7 +241,7 @@ VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
     "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
-    "render": verb_render,
+    "render": verb_render, "compare-backends": verb_compare,
 }  # fmt: skip
 
 

@@ -16,10 +16,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import cli
+from harness.backends import BUILTIN, Backend, check_task, from_options
 from harness.config import resolve
 from harness.errors import UserError, unknown
 from harness.registry import load_suites, resolve_class, teacher_of
-from harness.rollout import batch_class
 from harness.train import TrainConfig, Trainer
 from harness.windows import Windows
 from methods._transformer import GPTConfig
@@ -64,10 +64,11 @@ def build(task: str, name: str, **hyper: object) -> Method:
     return cls(cls.Config(**{**config["hyper"], **hyper}), shape, GPTConfig(**config["gpt"]), scaler, teacher)
 
 
-def bench_env(task: str, rounds: int) -> None:
-    """Environment steps a second, one thread, alone and 64 in a batch, holding the start."""
-    print(f"\nenvironment {task}, one thread")
-    environments = {f"{n} in a batch": batch_class(SUITES.tasks[task])(n) for n in (1, 64)}
+def bench_env(task: str, rounds: int, backend: Backend) -> None:
+    """Environment steps a second, one thread, alone and 64 (the original: 4) in a batch, holding the start."""
+    print(f"\nenvironment {task}, {backend.name}, one thread")
+    block = SUITES.tasks[task]
+    environments = {f"{n} in a batch": backend.make(block, n, 1) for n in (1, min(64, backend.most))}
 
     def stepper(env) -> Callable[[], None]:
         action = np.zeros((env.num_envs, SUITES.tasks[task]["act_dim"]))
@@ -82,6 +83,7 @@ def bench_env(task: str, rounds: int) -> None:
     seconds = interleaved({name: stepper(env) for name, env in environments.items()}, rounds)
     for name, env in environments.items():
         print(f"  {name:15s} {20 * env.num_envs / seconds[name]:8.0f} steps/s")
+        env.close()
 
 
 def bench_train(task: str, rounds: int, batch: int, only: list[str]) -> None:
@@ -171,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=256, help="windows a minibatch")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--backend", default=BUILTIN, help="env: builtin (default) or official")
+    cli.official_options(parser)
     args = parser.parse_args(argv)
     for part in args.parts:
         if part not in PARTS:
@@ -182,10 +186,12 @@ def main(argv: list[str] | None = None) -> int:
     for name in only:
         if name not in trained_methods(args.task):
             raise unknown("method", name, trained_methods(args.task))
+    backend = from_options(args.backend, args.official_python, args.official_checkout)
+    check_task(backend.name, args.task, SUITES.tasks[args.task])
     torch.set_num_threads(args.threads)
     for part in args.parts or PARTS:
         if part == "env":
-            bench_env(args.task, args.rounds)
+            bench_env(args.task, args.rounds, backend)
         elif part == "train":
             bench_train(args.task, args.rounds, args.batch, only)
         elif part == "mode":

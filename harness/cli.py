@@ -35,7 +35,7 @@ def run_parser(prog: str) -> Parser:
     parser.add_argument("--seeds", default="1", help="4 means 0,1,2,3; 3,7 means those (default 1)")
     parser.add_argument("--budget", default=DEFAULT_BUDGET, help="smoke, quick (default), standard or paper")
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
-    parser.add_argument("--out", help="folder for records (default runs/<budget>-<data source>[-<teacher>])")
+    parser.add_argument("--out", help="folder for records (default runs/<budget>-<data source>[-<teacher>][-official])")
     parser.add_argument("--workers", type=int, help="cells at once; 0 = in this process (default: cores / threads)")
     parser.add_argument("--threads", type=int, help="threads of a cell (default 1; SLURM: the profile's cpus)")
     parser.add_argument("--device", help="cpu (default; SLURM: cuda if the profile has GPUs), cuda or cuda:N")
@@ -58,6 +58,10 @@ def run_parser(prog: str) -> Parser:
         metavar="DIR",
         help="study: take equal cells' records from there",
     )
+    parser.add_argument(
+        "--backend", default="builtin", help="simulation of the rollouts: builtin (default) or official"
+    )
+    official_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="move records of another configuration aside")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     parser.add_argument("--suites", type=Path, default=SUITES, help="folder with the suite files")
@@ -74,6 +78,12 @@ def run_parser(prog: str) -> Parser:
         "--wait", action="store_true", help="slurm: stay until the jobs have ended, then print the tables"
     )
     return parser
+
+
+def official_options(parser: argparse.ArgumentParser) -> None:
+    """Where the original simulator is, for every verb that may use it."""
+    parser.add_argument("--official-python", help="interpreter with the original's packages (or $VDD_OFFICIAL_PYTHON)")
+    parser.add_argument("--official-checkout", help="checkout of the original, where not installed (or $VDD_D3IL)")
 
 
 def stored(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.rollout import batch_class
+from harness.backends import Backend
 from methods._mixture import Mixture
 from methods.base import Method
 from methods.policy import Policy
@@ -66,7 +66,7 @@ class FirstAction:
 
 def extra_metrics(task: dict[str, Any], method: Method) -> dict[str, float]:
     """The task's own figures of a method, {} where it has none."""
-    env_class = batch_class(task)
+    env_class = Backend().batch_class(task)
     hook = getattr(env_class, "extra_metrics", None)
     if hook is None:
         return {}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import distribution, lease, metrics, record, rollout, sealed, stop, train, windows
+from harness import backends, distribution, lease, metrics, record, rollout, sealed, stop, train, windows
 from harness.errors import UserError
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
@@ -139,7 +139,7 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     # one split a task: what validates a student was never seen by its teacher, and their scalers agree
     kept, held = windows.split(demos, seed=derive(spec["task"], "split"))
     task = spec["task_block"]
-    mask = rollout.batch_class(task).goal_mask if task["goal_tokens"] else None  # type: ignore[attr-defined]
+    mask = backends.Backend().batch_class(task).goal_mask if task["goal_tokens"] else None  # type: ignore[attr-defined]
     scaler = windows.fit_scaler(kept, task["obs_dim"], mask) if teacher is None else teacher.scaler
     weights = workdir / WEIGHTS
     training = finished_training(workdir)
@@ -236,6 +236,7 @@ def run_rollouts(
         on_progress=progress.report,
         data_root=spec["data_root"],
         goals=windows.final_goals(kept, goal_tokens) if goal_tokens else None,
+        backend=backends.from_spec(spec),
     )
 
 
@@ -256,6 +257,8 @@ def make_record(
 ) -> record.Record:
     """The record of a finished cell (schema: docs/architecture.md)."""
     teacher = spec["teacher"]
+    original = backends.from_spec(spec).versions(spec["task_block"])
+    original = {"original": original} if original else {}
     data = {name: getattr(demos, name) for name in ("source", "origin", "identity", "sha256", "rows")}
     return {
         "schema": record.SCHEMA,
@@ -276,7 +279,7 @@ def make_record(
         **ready.held_out,
         "training": ready.training,
         "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
-        "provenance": provenance(spec["device"], spec["threads"]) | ready.how | remarks(),
+        "provenance": provenance(spec["device"], spec["threads"]) | original | ready.how | remarks(),
         "timings": timings,
         "recipe": recipe(spec),
     }

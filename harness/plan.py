@@ -13,11 +13,11 @@ from typing import Any
 
 from harness import lease, shipped
 from harness import record as records
+from harness.backends import BUILTIN, check_task
 from harness.config import Config, Sets, digest, resolve
 from harness.errors import UserError
 from harness.registry import Suites, check_runs, check_teacher, teacher_of
 
-BACKEND = "builtin"
 SCHEMA = 1
 
 
@@ -83,6 +83,7 @@ class Request:
     train_teachers: bool = False
     teachers: Path = shipped.TEACHERS
     teacher: str | None = None  # of the students, instead of their usual one
+    backend: str = BUILTIN  # which simulation evaluates
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Plan:
     cells: tuple[Cell, ...]
     budget: str
     out: Path
+    backend: str = BUILTIN
 
     @cached_property
     def by_key(self) -> dict[str, Cell]:
@@ -122,6 +124,7 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
 
     def make_cell(task: str, method: str, seed: int, requested: bool) -> Cell:
         check_runs(suites, task, method)
+        check_task(request.backend, task, suites.tasks[task])
         block = suites.methods[method]
         config = resolve(suites, task, method, request.budget, request.sets)
         teacher: Teacher | None = None
@@ -146,7 +149,7 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
         identity: dict[str, Any] = {"config": config, "data": data[task].identity, "metric_version": metric_version}
         if data[task].contexts is not None:
             identity["contexts"] = data[task].contexts
-        config_hash = digest({**identity, "backend": BACKEND, "teacher": weights})
+        config_hash = digest({**identity, "backend": request.backend, "teacher": weights})
         return Cell(task, method, seed, block["role"], config, data[task], teacher, config_hash, needs, requested)
 
     def find_shipped(task: str, method: str) -> shipped.Shipped | None:
@@ -160,7 +163,8 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
         for method in request.methods:
             for seed in [0] if suites.methods[method]["seeds"] == "first" else request.seeds:
                 add(task, method, seed, requested=True)
-    return Plan(tuple(with_states(in_order(cells.values()), request.out)), request.budget, request.out)
+    ordered = in_order(cells.values())
+    return Plan(tuple(with_states(ordered, request.out)), request.budget, request.out, request.backend)
 
 
 def in_order(cells: Iterable[Cell]) -> list[Cell]:
@@ -338,7 +342,7 @@ def saved_cells(out: Path) -> dict[str, dict[str, Any]]:
 def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric_version: int | str) -> dict[str, Any]:
     """Everything that `job.run_cell` needs, as plain data that any launcher can carry.
 
-    `options`: data_root, threads, device.
+    `options`: data_root, threads, device; `official`, where the back end is that (harness/backends.py).
     """
     return {
         "key": cell.key,
@@ -347,7 +351,7 @@ def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric
         "seed": cell.seed,
         "role": cell.role,
         "budget": plan.budget,
-        "backend": BACKEND,
+        "backend": plan.backend,
         "out": str(plan.out),
         "class": suites.methods[cell.method]["class"],
         "task_block": {k: v for k, v in suites.tasks[cell.task].items() if k not in ("gpt", "method")},

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.datasets import identify
-from harness import cli, plan, record, shipped
+from harness import backends, cli, record, shipped
 from harness.config import digest, resolve
 from harness.errors import UserError
 from harness.launch import TARGET, run_logged
@@ -43,9 +43,11 @@ def prepare(found: record.Record, home: Path | None, args: argparse.Namespace, s
     task, method, seed = (found["cell"][name] for name in ("task", "method", "seed"))
     if found["status"] != "done":
         raise UserError(f"{task}/{method}/{seed} failed: there is no result to reproduce")
-    if found["backend"] != plan.BACKEND or found["metric_version"] != METRIC_VERSION:
-        made = f"{found['backend']}, metric version {found['metric_version']}"
-        raise UserError(f"the record was made with {made}; this version has {plan.BACKEND}, {METRIC_VERSION}")
+    if found["metric_version"] != METRIC_VERSION:
+        raise UserError(
+            f"the record was made with metric version {found['metric_version']}; here it is {METRIC_VERSION}"
+        )
+    backend = backends.from_options(found["backend"], args.official_python, args.official_checkout)
     rerun = Rerun([])
     recipe = found.get("recipe") or assumed_recipe(found, suites, rerun.remarks)
     check_recipe(task, recipe, suites)
@@ -55,9 +57,10 @@ def prepare(found: record.Record, home: Path | None, args: argparse.Namespace, s
         raise UserError(f"the record's demonstrations are {asked}, here are {source} ({identity}): see --data-root")
     threads = args.threads or found["provenance"].get("threads", 1)
     common = {
-        "task": task, "budget": found["budget"], "backend": plan.BACKEND, "out": str(out), "metric_version": METRIC_VERSION,
+        "task": task, "budget": found["budget"], "backend": backend.name, "out": str(out), "metric_version": METRIC_VERSION,
         "task_block": recipe["task_block"], "data": {"source": source, "identity": identity},
         "data_root": args.data_root, "threads": threads, "device": args.device or found["provenance"].get("device", "cpu"),
+        **backend.settings(),
     }  # fmt: skip
     spec = common | {
         "key": record.key_of(task, method, seed), "method": method, "seed": seed, "role": recipe["role"],
@@ -216,6 +219,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("record", type=Path, help="<out>/records/<task>/<method>/<seed>.json, or a copy of it")
     parser.add_argument("--out", type=Path, help="folder for the new record (default: a temporary one)")
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
+    cli.official_options(parser)
     parser.add_argument("--teachers", type=Path, default=shipped.TEACHERS, help="folder of given teachers")
     parser.add_argument("--threads", type=int, help="default: as in the record")
     parser.add_argument("--device", help="default: as in the record")

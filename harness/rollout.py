@@ -14,7 +14,6 @@ more episodes than demonstrations). Nothing of an evaluation episode enters its 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,14 @@ from typing import Any
 import numpy as np
 
 from harness import metrics, sealed, stop
+from harness.backends import Backend
 from harness.seeds import derive
 from methods.base import Method
 from methods.policy import Policy
 
-CHUNK = 120  # episodes stepped together
+CHUNK = 120  # episodes stepped together, where the back end can
+BUILTIN = Backend()
 Progress = Callable[[int, int, dict[str, float]], None]
-
-
-def batch_class(task: dict[str, Any]) -> type:
-    """The simulation class of a task's block, `module:Class`."""
-    module, name = task["env"].split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def evaluate(
@@ -46,11 +41,13 @@ def evaluate(
     on_progress: Progress = lambda done, total, values: None,
     data_root: str | Path | None = None,
     goals: np.ndarray | None = None,
+    backend: Backend = BUILTIN,
 ) -> dict[str, list[Any]]:
     """`rollouts` episodes as lists: context (its index), success (bool), mode (str), length (control steps), return (float).
 
     data_root: where the original's evaluation contexts may lie. goals, for tasks that have them: those of all training
-    demonstrations (E, G, width), `windows.final_goals`; such tasks' episodes also have goal_return (float).
+    demonstrations (E, G, width), `windows.final_goals`; such tasks' episodes also have goal_return (float). backend: which
+    simulation.
 
     Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again.
     """
@@ -58,15 +55,16 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     keys = metrics.keys(task)
     episodes: dict[str, list[Any]] = {key: [] for key in keys}
-    for first in range(0, rollouts, CHUNK):
-        count = min(CHUNK, rollouts - first)
+    size = min(CHUNK, backend.most)
+    for first in range(0, rollouts, size):
+        count = min(size, rollouts - first)
         path = folder / f"{first}.json"
         chunk = read_chunk(path, count, keys)
         if chunk is None:
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
             contexts = [context_of(task, first + i) for i in range(count)]
             chosen = goals_of(goals, seed, range(first, first + count))
-            chunk = run_chunk(method, task, contexts, seeds, threads, data_root, chosen)
+            chunk = run_chunk(method, task, contexts, seeds, threads, data_root, chosen, backend)
             sealed.write_json(path, chunk)
         for key in keys:
             episodes[key] += chunk[key]
@@ -104,11 +102,10 @@ def context_of(task: dict[str, Any], episode: int) -> int:
 
 def run_chunk(
     method: Method, task: dict[str, Any], contexts: list[int], seeds: list[int], threads: int,
-    data_root: str | Path | None = None, goals: np.ndarray | None = None,
+    data_root: str | Path | None = None, goals: np.ndarray | None = None, backend: Backend = BUILTIN,
 ) -> dict[str, list[Any]]:  # fmt: skip
     """One batch of episodes to their ends."""
-    where = {"data_root": data_root} if "contexts" in task else {}
-    env = batch_class(task)(len(seeds), num_threads=threads, **where)
+    env = backend.make(task, len(seeds), threads, data_root)
     try:
         obs = env.reset(contexts=contexts, seeds=seeds, **({} if goals is None else {"goals": goals}))
         policy = Policy(method)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from harness import cli, local, plan, scheduler, slurm, studies, tables
+from harness.backends import OFFICIAL, from_options, from_spec
 from harness.config import parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
@@ -48,12 +49,13 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     }
     sources = "+".join(sorted({entry.source for entry in data.values()}))
     name = f"{args.budget}-{sources}" + (f"-{args.teacher}" if args.teacher else "")
+    name += f"-{OFFICIAL}" if args.backend == OFFICIAL else ""
     out = Path(args.out if args.out is not None else f"runs/{name}")
     if args.launcher == "slurm":  # jobs run elsewhere than we
         out = Path(os.path.abspath(out))
     cli.check_out(out, write=False)
     request = plan.Request(
-        tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher
+        tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher, args.backend
     )
     made = plan.build(suites, request, data, METRIC_VERSION)
     used = {cell.method for cell in made.cells} | {
@@ -97,7 +99,9 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
         count = torch.cuda.device_count()
         if int(args.device.partition(":")[2] or 0) >= count:
             raise UserError(f"--device {args.device}: this machine has {count} CUDA devices")
-    for task in dict.fromkeys(spec["task"] for spec in specs):
+    for task, spec in {spec["task"]: spec for spec in specs}.items():
+        if args.launcher != "slurm":  # a machine that submits may not simulate
+            from_spec(spec).versions(spec["task_block"])  # the original starts
         load_demonstrations(task, data_root=args.data_root, progress=Generating(task))
     for spec in {(spec["task"], spec["method"]): spec for spec in specs}.values():  # seeds differ in nothing else
         job.check(spec)
@@ -155,6 +159,9 @@ def main(argv: list[str]) -> int:
 def run(args: argparse.Namespace, only: Collection[str] | None = None, show_tables: bool = True) -> int:
     """Do what the options say; `only`: of their plan, these cells and what they need; `show_tables`: write and print them."""
     check_numbers(args)
+    backend = from_options(args.backend, args.official_python, args.official_checkout)
+    if backend.installation is not None:  # found by environment variables, which a later `retry` may lack
+        args.official_python, args.official_checkout = backend.installation.python, backend.installation.d3il
     options = cli.stored(args)
     profile = slurm.settle(args) if args.launcher == "slurm" else None
     args.device, args.threads = args.device or "cpu", args.threads or 1
@@ -170,7 +177,7 @@ def run(args: argparse.Namespace, only: Collection[str] | None = None, show_tabl
     where = "in this process" if workers < 1 else f"{workers} at once, {args.threads} thread(s) each"
     show_plan(made, suites, slurm.describe(profile) if profile else where)
     data_root = os.path.abspath(args.data_root) if args.data_root else None
-    settings = {"data_root": data_root, "threads": args.threads, "device": args.device}
+    settings = {"data_root": data_root, "threads": args.threads, "device": args.device, **backend.settings()}
     specs = [plan.spec(cell, suites, made, settings, METRIC_VERSION) for cell in made.to_run]
     if profile is not None and (args.dry_run or not profile.name):
         slurm.preview(specs, made, profile)

@@ -39,7 +39,7 @@ def content(cell: plan.Cell, episodes: int) -> dict[str, Any]:
     return {
         "schema": record.SCHEMA,
         "cell": {"task": cell.task, "method": cell.method, "seed": SEED},
-        "status": "done", "error": None, "budget": "smoke", "backend": plan.BACKEND,
+        "status": "done", "error": None, "budget": "smoke", "backend": "builtin",
         "config": cell.config, "config_hash": cell.config_hash, "metric_version": METRIC_VERSION,
         "data": data | {"rows": 7000, "episodes": 96}, "teacher": given, "weights": {"sha256": "0" * 64},
         "metrics": {"success": SUCCESS, "entropy": ENTROPY, "length": 70.5, "return": 0.5},
