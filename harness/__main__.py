@@ -156,19 +156,17 @@ def verb_bench(argv: list[str]) -> int:
 
 
 def verb_figures(argv: list[str]) -> int:
-    """Draw a figure of the paper."""
+    """Draw the paper's figures."""
     from harness import figures
 
-    parser = cli.Parser(prog="python -m harness figures", description="Draw a figure of the paper.")
-    parser.add_argument("--figure", default="2", help=f"one of {', '.join(figures.FIGURES)}")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    args = parser.parse_args(argv)
-    if args.figure not in figures.FIGURES:
-        raise unknown("figure", args.figure, figures.FIGURES)
-    cli.check_out(args.out, write=True)
-    for path in figures.FIGURES[args.figure](args.out):
-        print(path)
-    return 0
+    return figures.main(argv)
+
+
+def verb_report(argv: list[str]) -> int:
+    """Write one HTML page of everything that records say."""
+    from harness import report
+
+    return report.main(argv)
 
 
 def verb_render(argv: list[str]) -> int:
@@ -204,7 +202,7 @@ VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
     "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
-    "render": verb_render,
+    "render": verb_render, "report": verb_report,
 }  # fmt: skip
 
 

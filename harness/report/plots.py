@@ -1,0 +1,102 @@
+"""Small pictures drawn as SVG marks of the page itself: learning curves, and how often each behaviour occurs.
+
+They take their colours from the page, so that they follow light and dark. Coordinates are computed here, text stays data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from harness.registry import Suites
+from harness.report.details import MODES, numbers, part, routes
+from harness.report.gather import Run
+
+WIDTH, HEIGHT = 260, 120
+LEFT, RIGHT, TOP, BOTTOM = 38, 6, 8, 18
+SEEDS = 8  # curves of a panel
+POINTS = 200  # of a curve
+
+
+def title_of(suites: Suites, task: str) -> str:
+    return str(suites.tasks[task].get("title", task)) if task in suites.tasks else task
+
+
+def method_title(suites: Suites, method: str) -> str:
+    return str(suites.methods[method]["title"]) if method in suites.methods else method
+
+
+def curve(record: dict[str, Any], which: str) -> list[tuple[float, float]]:
+    """(step, loss) of a record's training (`curve`) or validation (`val`); [] where there is none."""
+    found = part(part(record, "training"), which)
+    steps, values = numbers(found.get("step")), numbers(found.get("loss"))
+    if len(steps) != len(values) or len(steps) < 2:
+        return []
+    stride = -(-len(steps) // POINTS)
+    return list(zip(steps, values, strict=True))[::stride]
+
+
+def learning(run: Run, suites: Suites) -> list[dict[str, Any]]:
+    """A panel for each (task, method) whose records have curves."""
+    panels = []
+    for (task, method), by_seed in sorted(run.records.items()):
+        seeds = sorted(by_seed)[:SEEDS]
+        kinds = {kind: [(s, curve(by_seed[s], kind)) for s in seeds] for kind in ("curve", "val")}
+        drawn = [points for kind in kinds.values() for _, points in kind if points]
+        if drawn:
+            title = f"{method_title(suites, method)}, {title_of(suites, task)}"
+            panels.append(panel(title, kinds, drawn, len(by_seed) - len(seeds)))
+    return panels
+
+
+def panel(title: str, kinds: dict[str, Any], drawn: list[Any], more: int) -> dict[str, Any]:
+    """Lines in the units of the picture, with the ends of both axes. The y axis leaves out the highest 2 % (first steps)."""
+    values = sorted(y for points in drawn for _, y in points)
+    low, high = values[0], values[min(len(values) - 1, math.ceil(0.98 * len(values)))]
+    high = high if high > low else low + 1.0
+    last = max(x for points in drawn for x, _ in points) or 1.0
+
+    def place(point: tuple[float, float]) -> str:
+        x = LEFT + point[0] / last * (WIDTH - LEFT - RIGHT)
+        y = TOP + (1 - (min(point[1], high) - low) / (high - low)) * (HEIGHT - TOP - BOTTOM)
+        return f"{x:.1f},{y:.1f}"
+
+    lines = [
+        {
+            "kind": kind,
+            "points": " ".join(map(place, points)),
+            "title": f"seed {seed}, {name}: ends at {points[-1][1]:.4g}",
+        }
+        for kind, name in (("curve", "training loss"), ("val", "held-out loss"))
+        for seed, points in kinds[kind]
+        if points
+    ]
+    ticks = [(TOP + i / 2 * (HEIGHT - TOP - BOTTOM), f"{high - i / 2 * (high - low):.3g}") for i in range(3)]
+    return {"title": title, "lines": lines, "ticks": ticks, "last": f"{last:,.0f}", "more": more}
+
+
+def behaviours(run: Run, suites: Suites) -> list[dict[str, Any]]:
+    """For each task, a strip for each method: the share of each behaviour among its successes, all seeds together."""
+    found = []
+    for task in dict.fromkeys(task for task, _ in run.records):
+        counts = {m: routes(run.done((t, m))) for t, m in run.records if t == task}
+        counts = {m: c for m, c in counts.items() if c}
+        modes = sorted({mode for c in counts.values() for mode in c})
+        if not counts or not 2 <= len(modes) <= MODES:
+            continue
+        order = [m for m in suites.methods if m in counts] + sorted(set(counts) - set(suites.methods))
+        strips = [strip(method_title(suites, m), counts[m], modes) for m in order]
+        known = suites.tasks[task]["modes"] if task in suites.tasks else len(modes)
+        found.append({"title": title_of(suites, task), "modes": len(modes), "known": known, "strips": strips})
+    return found
+
+
+def strip(title: str, counts: Any, modes: list[str]) -> dict[str, Any]:
+    """One method's shares; `opacity` is 1 for a behaviour with three times its even share or more."""
+    total = sum(counts.values())
+    shares = {mode: counts[mode] / total for mode in modes}
+    boxes = [
+        {"mode": mode, "share": f"{share:.1%}", "opacity": round(min(1.0, share * len(modes) / 3), 3)}
+        for mode, share in shares.items()
+    ]
+    return {"title": title, "boxes": boxes, "used": sum(1 for mode in modes if counts[mode]), "total": total}
