@@ -170,16 +170,25 @@ def verb_report(argv: list[str]) -> int:
 
 
 def verb_render(argv: list[str]) -> int:
-    """Draw the scene of a task."""
+    """Draw the scene of a task, or a film of a trained policy."""
+    parser = cli.Parser(prog="python -m harness render", description="Draw a task's scene, or film a trained policy.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", help="draw its scene after a reset")
+    what.add_argument("--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it")
+    parser.add_argument("--episode", type=int, help="of the record's evaluation (default: its first success)")
+    parser.add_argument("--out", type=Path, required=True, help="a .png file; with --record a .webp file")
+    args = parser.parse_args(argv)
+    ending = ".webp" if args.record is not None else ".png"
+    if args.out.suffix.lower() != ending:
+        raise UserError(f"--out must name a {ending} file. Got {args.out}")
+    cli.check_out(args.out.parent, write=True)
+    if args.record is not None:
+        from harness.films import film
+
+        print(film(args.record, args.episode, args.out))
+        return 0
     from envs.render import render_task
 
-    parser = cli.Parser(prog="python -m harness render", description="Draw the scene of a task, after a reset.")
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the PNG file")
-    args = parser.parse_args(argv)
-    if args.out.suffix.lower() != ".png":
-        raise UserError(f"--out must name a .png file. Got {args.out}")
-    cli.check_out(args.out.parent, write=True)
     print(render_task(args.task, args.out))
     return 0
 

@@ -21,6 +21,7 @@ from harness.figures import style
 METHOD = "vdd_ve"
 EXPERTS = ("1", "2", "4", "8", "16", "32")
 LEVELS = ("min", "max", "uniform", "interval")
+NAMES = {"fixed": "without", "learned": "with"}  # what a variant's folder may be called as well
 GATINGS = {"fixed": "1/Z for each expert", "learned": "learned gating"}
 TASKS = {"avoiding": ("Avoiding", ""), "aligning": ("Aligning", ""), "stacking": ("Stacking", "_1")}  # metric's ending
 DEFAULTS = {"experts": "8", "gating": "learned", "levels": "interval"}  # the variant that the paper's Table 1 has
@@ -52,12 +53,14 @@ def load(root: Path, method: str = METHOD) -> Ablations:
     }
     for study, (variants, tasks) in wanted.items():
         for variant in variants:
-            found, bad = tables.read_records(root / study / variant)
+            folder = root / study / variant
+            folder = folder if folder.is_dir() else root / study / NAMES.get(variant, variant)
+            found, bad = tables.read_records(folder)
             missing += [f"{study}/{variant}: {line}" for line in bad]
             for task in tasks:
                 by_seed = found.get((task, method), {})
                 if not by_seed:
-                    missing.append(f"no records of {method} on {task} in {root / study / variant}")
+                    missing.append(f"no records of {method} on {task} in {folder}")
                 for metric in METRICS:
                     entry = entry_of(study, variant, task, method, metric, by_seed, paper)
                     points.setdefault((study, task, metric), {})[variant] = entry

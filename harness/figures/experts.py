@@ -111,7 +111,7 @@ def one(out: Path, key: str, make: bool) -> Trace:
 
 def colour(expert: int, colours: dict[str, str]) -> str:
     """An expert's colour; beyond the palette they repeat."""
-    own = (*style.PALETTE[:7], colours["ink"])
+    own = (*style.PALETTE[:6], style.BROWN, colours["ink"])  # no grey: that is the scene
     return own[expert % len(own)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
+BROWN = "#8C6239"
 PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, "#7F7F7F", YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 THEMES = {

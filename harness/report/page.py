@@ -215,9 +215,11 @@ def duration(seconds: float) -> str:
 def missing(run: Run, suites: Suites, made: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each task with empty cells: the methods that lack records, and the command that makes them, or why there is none."""
     lacking: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
     for table in made:
         for row in table["rows"]:
             for cell in row["cells"]:
+                names.setdefault(cell.task, plots.title_of(suites, cell.task) if cell.task in suites.tasks else row["title"])
                 if cell.state in ("missing", "part", "failed") and cell.method not in lacking.setdefault(cell.task, []):
                     lacking[cell.task].append(cell.method)
     found = []
@@ -226,9 +228,8 @@ def missing(run: Run, suites: Suites, made: list[dict[str, Any]]) -> list[dict[s
         titles = ", ".join(plots.method_title(suites, m) for m in methods)
         if able:
             line = {"command": cells.command(run, suites, task, able), "why": ""}
-            found.append({"task": plots.title_of(suites, task), "methods": titles} | line)
+            found.append({"task": names[task], "methods": titles} | line)
         elif methods:
-            found.append(
-                {"task": task, "methods": titles, "command": "", "why": cells.reason(suites, task, methods[0])}
-            )
+            line = {"command": "", "why": cells.reason(suites, task, methods[0])}
+            found.append({"task": names[task], "methods": titles} | line)
     return found

@@ -12,7 +12,7 @@ from harness.registry import Suites
 from harness.report.details import MODES, numbers, part, routes
 from harness.report.gather import Run
 
-WIDTH, HEIGHT = 260, 120
+WIDTH, HEIGHT = 260, 78
 LEFT, RIGHT, TOP, BOTTOM = 38, 6, 8, 18
 SEEDS = 8  # curves of a panel
 POINTS = 200  # of a curve
@@ -37,24 +37,31 @@ def curve(record: dict[str, Any], which: str) -> list[tuple[float, float]]:
 
 
 def learning(run: Run, suites: Suites) -> list[dict[str, Any]]:
-    """A panel for each (task, method) whose records have curves."""
+    """A panel for each (task, method) whose records have curves: training and held-out loss, each on an axis of its own.
+
+    They may be different quantities: a distilled mixture's held-out loss is its negative log-likelihood.
+    """
     panels = []
     for (task, method), by_seed in sorted(run.records.items()):
         seeds = sorted(by_seed)[:SEEDS]
-        kinds = {kind: [(s, curve(by_seed[s], kind)) for s in seeds] for kind in ("curve", "val")}
-        drawn = [points for kind in kinds.values() for _, points in kind if points]
-        if drawn:
+        parts = []
+        for kind, name in (("curve", "training loss"), ("val", "held-out loss")):
+            curves = {seed: curve(by_seed[seed], kind) for seed in seeds}
+            curves = {seed: points for seed, points in curves.items() if points}
+            if curves:
+                parts.append(axis(name, kind, curves))
+        if parts:
             title = f"{method_title(suites, method)}, {title_of(suites, task)}"
-            panels.append(panel(title, kinds, drawn, len(by_seed) - len(seeds)))
+            panels.append({"title": title, "parts": parts, "more": len(by_seed) - len(seeds)})
     return panels
 
 
-def panel(title: str, kinds: dict[str, Any], drawn: list[Any], more: int) -> dict[str, Any]:
-    """Lines in the units of the picture, with the ends of both axes. The y axis leaves out the highest 2 % (first steps)."""
-    values = sorted(y for points in drawn for _, y in points)
+def axis(name: str, kind: str, curves: dict[int, list[tuple[float, float]]]) -> dict[str, Any]:
+    """One line a seed in the units of the picture, and both axes' ends. The y axis leaves out the highest 2 % (first steps)."""
+    values = sorted(y for points in curves.values() for _, y in points)
     low, high = values[0], values[min(len(values) - 1, math.ceil(0.98 * len(values)))]
     high = high if high > low else low + 1.0
-    last = max(x for points in drawn for x, _ in points) or 1.0
+    last = max(x for points in curves.values() for x, _ in points) or 1.0
 
     def place(point: tuple[float, float]) -> str:
         x = LEFT + point[0] / last * (WIDTH - LEFT - RIGHT)
@@ -62,17 +69,11 @@ def panel(title: str, kinds: dict[str, Any], drawn: list[Any], more: int) -> dic
         return f"{x:.1f},{y:.1f}"
 
     lines = [
-        {
-            "kind": kind,
-            "points": " ".join(map(place, points)),
-            "title": f"seed {seed}, {name}: ends at {points[-1][1]:.4g}",
-        }
-        for kind, name in (("curve", "training loss"), ("val", "held-out loss"))
-        for seed, points in kinds[kind]
-        if points
+        {"points": " ".join(map(place, points)), "title": f"seed {seed}, {name}: ends at {points[-1][1]:.4g}"}
+        for seed, points in curves.items()
     ]
-    ticks = [(TOP + i / 2 * (HEIGHT - TOP - BOTTOM), f"{high - i / 2 * (high - low):.3g}") for i in range(3)]
-    return {"title": title, "lines": lines, "ticks": ticks, "last": f"{last:,.0f}", "more": more}
+    ticks = [(TOP + i * (HEIGHT - TOP - BOTTOM), f"{high - i * (high - low):.3g}") for i in range(2)]
+    return {"name": name, "kind": kind, "lines": lines, "ticks": ticks, "last": f"{last:,.0f} steps"}
 
 
 def behaviours(run: Run, suites: Suites) -> list[dict[str, Any]]:
