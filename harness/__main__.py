@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness import cli
 from harness.errors import UserError, unknown
 from harness.registry import SUITES, load_suites, select
+
+if TYPE_CHECKING:
+    from harness import tables
 
 
 def verb_ls(argv: list[str]) -> int:
@@ -82,22 +87,45 @@ def verb_reproduce(argv: list[str]) -> int:
     return reproduce.main(argv)
 
 
+def add_sources(parser: cli.Parser) -> None:
+    """The options of verbs that read results."""
+    from harness.tables import RESULTS, Source
+
+    standard = Source(RESULTS / "human-standard")
+    parser.add_argument(
+        "--out", type=Path, default=standard.out, help="folder of a run (default results/human-standard)"
+    )
+    parser.add_argument(
+        "--studies", type=Path, default=standard.studies, help="root of studies (default results/studies)"
+    )
+    parser.add_argument(
+        "--measurements", type=Path, default=standard.measurements, help="folder (default results/measurements)"
+    )
+
+
+def source_of(args: argparse.Namespace) -> tables.Source:
+    """What `add_sources` was given; a folder of a run that is not there is a UserError."""
+    from harness.tables import Source
+
+    if not args.out.is_dir():
+        raise UserError(f"no folder {args.out}: nothing was run with this --out")
+    return Source(args.out, args.studies, args.measurements)
+
+
 def verb_tables(argv: list[str]) -> int:
     """Write the tables of a folder, and print them in one format."""
     from harness import tables
 
     parser = cli.Parser(prog="python -m harness tables", description="The paper's tables from a folder's records.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of a run")
+    add_sources(parser)
     parser.add_argument("--table", help="1, 1a, 1b, 2 ...; default all")
     parser.add_argument("--format", default="md", help="md (default), csv, latex or all; what is printed")
     parser.add_argument("--suites", type=Path, default=SUITES)
     args = parser.parse_args(argv)
     if args.format not in (*tables.FORMATS, "all"):
         raise unknown("format", args.format, [*tables.FORMATS, "all"])
-    if not args.out.is_dir():
-        raise UserError(f"no folder {args.out}: nothing was run with this --out")
     suites = load_suites(args.suites)
-    built = tables.build(args.out, suites, tables.choose(args.table, suites))
+    built = tables.build(source_of(args), suites, tables.choose(args.table, suites))
     cli.check_out(args.out, write=True)
     tables.write(args.out, built)
     for form in tables.FORMATS if args.format == "all" else [args.format]:

@@ -47,6 +47,17 @@ def run_parser(prog: str) -> Parser:
         "--teachers", type=Path, default=TEACHERS, help="folder of given teachers (default the project's)"
     )
     parser.add_argument("--teacher", help="what students distil, instead of their usual teacher: beso, ddpm or mode")
+    parser.add_argument(
+        "--study", help="run every variant of a study: experts, gating, levels, steps (docs/architecture.md)"
+    )
+    parser.add_argument(
+        "--reuse",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="study: take equal cells' records from there",
+    )
     parser.add_argument("--overwrite", action="store_true", help="move records of another configuration aside")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     parser.add_argument("--suites", type=Path, default=SUITES, help="folder with the suite files")
@@ -67,7 +78,7 @@ def run_parser(prog: str) -> Parser:
 
 def stored(args: argparse.Namespace) -> dict[str, Any]:
     """The options as JSON for a job table: paths absolute, without what concerns one call alone."""
-    once = ("out", "dry_run", "overwrite", "wait", "cells")
+    once = ("out", "dry_run", "overwrite", "wait", "cells", "study", "reuse")
     paths = ("data_root", "teachers", "suites", "clusters")
     return {
         name: os.path.abspath(value) if name in paths and value is not None else value

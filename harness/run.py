@@ -6,6 +6,7 @@ Exit code: 0 all cells done, 1 a cell failed, 2 something asked for is impossibl
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from harness import cli, local, plan, scheduler, slurm, tables
+from harness import cli, local, plan, scheduler, slurm, studies, tables
 from harness.config import parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
@@ -143,11 +144,16 @@ def restrict(made: plan.Plan, keys: Collection[str]) -> plan.Plan:
 
 
 def main(argv: list[str]) -> int:
-    return run(cli.run_parser("python -m harness.run").parse_args(argv))
+    args = cli.run_parser("python -m harness.run").parse_args(argv)
+    if args.study is not None:
+        return studies.run(args, functools.partial(run, show_tables=False), make_plan)
+    if args.reuse:
+        raise UserError("--reuse is for --study: the same command with the same --out skips what is done")
+    return run(args)
 
 
-def run(args: argparse.Namespace, only: Collection[str] | None = None) -> int:
-    """Do what the options say; `only`: of their plan, these cells and what they need."""
+def run(args: argparse.Namespace, only: Collection[str] | None = None, show_tables: bool = True) -> int:
+    """Do what the options say; `only`: of their plan, these cells and what they need; `show_tables`: write and print them."""
     check_numbers(args)
     options = cli.stored(args)
     profile = slurm.settle(args) if args.launcher == "slurm" else None
@@ -192,20 +198,21 @@ def run(args: argparse.Namespace, only: Collection[str] | None = None) -> int:
             plan.clear_failed(made)
         table.write(made.out)
         results = execute(made, specs, workers, table)
-    return report(made, suites, results)
+    return report(made, suites, results, show_tables)
 
 
-def report(made: plan.Plan, suites: Suites, results: dict[str, str]) -> int:
+def report(made: plan.Plan, suites: Suites, results: dict[str, str], show_tables: bool) -> int:
     """Print tables and failures; returns the exit code."""
     failed = {key: why for key, why in results.items() if why}
-    for line in tables.summary(made.out, suites):
+    for line in tables.summary(made.out, suites) if show_tables else []:
         print(line)
     for key, why in failed.items():
         print(f"FAILED {key}: {why}", file=sys.stderr)
     if failed:
         print(f"{len(failed)} of {len(made.cells)} cells failed; the same command tries them again", file=sys.stderr)
     else:
-        say(f"{len(made.cells)} cells done; records in {made.out / 'records'}, tables in {made.out / 'tables'}")
+        where = f"records in {made.out / 'records'}" + (f", tables in {made.out / 'tables'}" if show_tables else "")
+        say(f"{len(made.cells)} cells done; {where}")
     return 1 if failed else 0
 
 

@@ -62,6 +62,14 @@ def is_rows(value: Any) -> bool:
     )
 
 
+def is_key_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and is_text(row.get("title")) and is_text(row.get("method"))
+        and isinstance(row.get("keys"), dict) and is_names(list(row["keys"].values()))
+        for row in value
+    )  # fmt: skip
+
+
 METHOD = {
     "class": (is_class, "methods.<file>:<Class>"),
     "role": (is_text, "a word"),
@@ -96,9 +104,29 @@ BUDGET = {
 TABLE = {
     "title": (is_text, "text"),
     "paper": (lambda v: isinstance(v, str) and CSV_FILE.fullmatch(v) is not None, "the name of a CSV file"),
+    "kind": (lambda v: v in TABLE_KINDS, "grid, inference, hyper, steps, hours or experts"),
     "columns": (is_names, "a list of names"),
-    "rows": (is_rows, "rows with row, task, title, metric, ours"),
+    "bold": (is_names, "a list of names"),
+    "underline": (is_names, "a list of names"),
     "others": (lambda v: isinstance(v, bool), "true or false"),
+    "methods": (is_names, "a list of names"),
+    "variants": (is_names, "a list of names"),
+    "tasks": (is_names, "a list of names"),
+    "shared": (is_names, "a list of names"),
+    "state": (is_names, "a list of names"),
+    "image": (is_names, "a list of names"),
+    "task": (is_text, "a task's name"),
+    "method": (is_text, "a method's name"),
+    "study": (is_text, "a study's name"),
+    "evaluations": (lambda v: isinstance(v, list) and all(is_count(n) for n in v), "a list of whole numbers"),
+}
+TABLE_KINDS: dict[str, tuple[str, ...]] = {  # what a table of each kind must have besides title and paper
+    "grid": ("columns", "rows"),
+    "inference": ("task", "evaluations", "methods"),
+    "hyper": ("tasks", "shared", "rows"),
+    "steps": ("study", "method", "variants", "rows"),
+    "hours": ("methods", "state", "image"),
+    "experts": ("study", "task", "methods", "variants"),
 }
 NAMES = {"all": (is_names, "a list of names"), "extra": (is_names, "a list of names")}
 
@@ -117,12 +145,24 @@ def check_blocks(file: str, blocks: dict[str, Any], rules: dict[str, Any], neede
                 raise UserError(f"{file} [{name}] {key} must be {about}. Got {str(block[key])[:60]!r}")
 
 
+def check_table(name: str, block: dict[str, Any]) -> None:
+    """A table has what its kind needs, and rows of the right form."""
+    kind = block.get("kind", "grid")
+    if missing := set(TABLE_KINDS[kind]) - block.keys():
+        raise UserError(f"tables.toml [{name}] lacks {', '.join(sorted(missing))}")
+    if "rows" in block and not (is_key_rows if kind == "hyper" else is_rows)(block["rows"]):
+        about = "title, method, keys" if kind == "hyper" else "row, task, title, metric, ours"
+        raise UserError(f"tables.toml [{name}] rows must be rows with {about}. Got {str(block['rows'])[:60]!r}")
+
+
 def check_suites(tasks: Any, methods: Any, budgets: Any, names: Any, tables: Any) -> None:
     """The types of all five files; what the values mean is checked in harness/registry.py."""
     check_blocks("tasks.toml", tasks, TASK)
     check_blocks("methods.toml", methods, METHOD)
     check_blocks("budgets.toml", budgets, BUDGET)
-    check_blocks("tables.toml", tables, TABLE, tuple(key for key in TABLE if key != "others"))
+    check_blocks("tables.toml", tables, TABLE, ("title", "paper"))
+    for name, block in tables.items():
+        check_table(name, block)
     if missing := {"tasks", "methods"} - names.keys():
         raise UserError(f"names.toml lacks {', '.join(sorted(missing))}")
     check_blocks("names.toml", names, NAMES, ("all", "extra"))

@@ -17,25 +17,27 @@ FORMATS: dict[str, tuple[str, str]] = {  # name -> (file ending, about)
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "±": r"$\pm$", "\n": " ",
+    "±": r"$\pm$", "σ": r"$\sigma$", "×": r"$\times$", "–": "--", "\n": " ",
 }  # fmt: skip
 
 
-def number(value: float) -> str:
-    """Two decimals, never `-0.00`."""
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
+def number(value: float, digits: int = 2) -> str:
+    """So many decimals, never `-0.00`."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
-def signed(value: float) -> str:
-    """Two decimals with a sign; no difference is `+0.00`."""
-    text = f"{value:+.2f}"
-    return "+0.00" if text == "-0.00" else text
+def signed(value: float, digits: int = 2) -> str:
+    """So many decimals with a sign; no difference is `+0.00`."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "+") if float(text) == 0 else text
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(LATEX.get(character, character) for character in printable(text.replace("\n", " ")))
+    """Text that LaTeX prints as it stands; a letter outside Latin, which its fonts lack, as its number."""
+    return "".join(
+        LATEX.get(c) or (c if ord(c) < 0x180 else f"[U+{ord(c):04X}]") for c in printable(text.replace("\n", " "))
+    )
 
 
 def markdown_escape(text: str) -> str:
@@ -44,35 +46,70 @@ def markdown_escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
-def spread(mean: float, std: float | None, plus_minus: str) -> str:
+def spread(mean: float, std: float | None, plus_minus: str, digits: int = 2) -> str:
     """`0.93 ± 0.02`, or `0.93` without a deviation."""
-    return number(mean) if std is None else f"{number(mean)}{plus_minus}{number(std)}"
+    return number(mean, digits) if std is None else f"{number(mean, digits)}{plus_minus}{number(std, digits)}"
 
 
-def plain_cell(entry: Entry) -> str:
-    """`0.93 ± 0.02 (0.95, -0.02) n=3`; `--` where there is no record."""
-    ours = "--" if entry.mean is None else spread(entry.mean, entry.std, " ± ")
-    behind = [] if entry.paper_mean is None else [number(entry.paper_mean)]
-    behind += [] if entry.diff is None else [signed(entry.diff)]
-    text = ours + (f" ({', '.join(behind)})" if behind else "")
-    return text + (f" n={len(entry.values)}" if 0 < len(entry.values) < entry.planned else "")
+def ours_text(entry: Entry, table: Table, plus_minus: str = " ± ") -> str:
+    """What stands for our number: mean and deviation, words, or `--`."""
+    if entry.mean is None:
+        return entry.text or "--"
+    return spread(entry.mean, entry.std, plus_minus, table.digits)
 
 
-def latex_cell(entry: Entry) -> str:
-    """As `plain_cell`, the paper's number and the difference in small type."""
-    pm = r" \pm "
-    ours = "--" if entry.mean is None else f"${spread(entry.mean, entry.std, pm)}$"
-    behind = [] if entry.paper_mean is None else [number(entry.paper_mean)]
-    behind += [] if entry.diff is None else [f"${signed(entry.diff)}$"]
-    text = ours + (rf" {{\scriptsize ({', '.join(behind)})}}" if behind else "")
-    return text + (rf" {{\scriptsize $n={len(entry.values)}$}}" if 0 < len(entry.values) < entry.planned else "")
+def behind(entry: Entry, table: Table, sigma: str) -> tuple[str, list[str]]:
+    """The paper's number or words ("": none, or the same as ours), and the difference, plain and in standard errors."""
+    if entry.paper_mean is None:
+        return (entry.paper_text if entry.paper_text != entry.text else ""), []
+    differences = [] if entry.diff is None else [signed(entry.diff, table.digits)]
+    differences += [] if entry.z is None else [signed(entry.z, 1) + sigma]
+    return entry.paper_text or number(entry.paper_mean, table.digits), differences
+
+
+def counted(entry: Entry) -> str:
+    """`n=3` where fewer values than planned are there."""
+    return f"n={len(entry.values)}" if 0 < len(entry.values) < entry.planned else ""
+
+
+def marks(table: Table, row: str, column: str) -> tuple[bool, bool]:
+    """(bold, underlined): best of the columns that compete for it."""
+    return column in table.best(row, table.bold), column in table.best(row, table.underline)
+
+
+def plain_cell(table: Table, row: str, column: str) -> str:
+    """Markdown: `**0.93 ± 0.02** (0.95, -0.02, -0.9σ) n=3`; `--` where there is no record."""
+    entry = table.entries[row][column]
+    bold, underlined = marks(table, row, column)
+    text = markdown_escape(ours_text(entry, table))
+    text = f"**{text}**" if bold else text
+    text = f"<ins>{text}</ins>" if underlined else text
+    paper, differences = behind(entry, table, "σ")
+    more = f"({', '.join([markdown_escape(paper), *differences])})" if paper else ""
+    return " ".join(part for part in (text, more, counted(entry)) if part)
+
+
+def latex_cell(table: Table, row: str, column: str) -> str:
+    """As `plain_cell`, the paper's number and the differences in small type."""
+    entry = table.entries[row][column]
+    bold, underlined = marks(table, row, column)
+    text = ours_text(entry, table, r" \pm ")
+    text = text if entry.mean is None else f"${text}$"
+    text = latex_escape(entry.text) if entry.text else text
+    text = rf"{{\boldmath\bfseries {text}}}" if bold else text
+    text = rf"\underline{{{text}}}" if underlined else text
+    paper, differences = behind(entry, table, r"\sigma")
+    if paper:
+        more = ", ".join([latex_escape(paper), *(f"${difference}$" for difference in differences)])
+        text += rf" {{\scriptsize ({more})}}"
+    return text + (rf" {{\scriptsize $n={len(entry.values)}$}}" if counted(entry) else "")
 
 
 def grid(table: Table, cell: Any, escape: Any) -> list[list[str]]:
     """Head and body as strings."""
-    head = ["Task", *(escape(title) for _, title in table.columns)]
+    head = [escape(table.corner), *(escape(title) for _, title in table.columns)]
     return [head] + [
-        [escape(title), *(cell(table.entries[row][method]) for method, _ in table.columns)] for row, title in table.rows
+        [escape(title), *(cell(table, row, method) for method, _ in table.columns)] for row, title in table.rows
     ]
 
 
@@ -91,19 +128,22 @@ def table_text(table: Table, form: str) -> str:
 
 def plain(table: Table) -> str:
     """For a terminal: one line a task and method, narrow enough for 80 columns."""
-    lines = [["task", "method", "ours", "paper", "difference", "seeds"]]
+    lines = [[table.corner.lower(), "method", "ours", "paper", "difference", "seeds"]]
     for row, title in table.rows:
         for method, head in table.columns:
             e = table.entries[row][method]
-            ours = "--" if e.mean is None else spread(e.mean, e.std, " ± ")
-            paper = "--" if e.paper_mean is None else spread(e.paper_mean, e.paper_std, " ± ")
+            ours = ours_text(e, table)
+            paper = e.paper_text or "--"
+            if e.paper_mean is not None and not e.paper_text:
+                paper = spread(e.paper_mean, e.paper_std, " ± ", table.digits)
             count = len(e.values)
             seeds = f"{count} of {e.planned}" if count < e.planned else str(count)
-            lines.append([title, head, ours, paper, "" if e.diff is None else signed(e.diff), seeds])
+            lines.append([title, head, ours, paper, "" if e.diff is None else signed(e.diff, table.digits), seeds])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ["  ".join(printable(t).ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(
-        [table.title, text[0], "-" * len(max(text, key=len)), *text[1:], *table.notes[:1], *table.notes[2:]]
+        [table.title, text[0], "-" * len(max(text, key=len)), *text[1:]]
+        + [printable(note) for note in table.notes if not note.startswith("ours: mean")]
     )
 
 
@@ -111,7 +151,7 @@ def latex(table: Table) -> str:
     """A `table` environment for the booktabs package."""
     lines = grid(table, latex_cell, latex_escape)
     body = [" & ".join(line) + r" \\" for line in lines]
-    caption = ". ".join([latex_escape(table.title), *(latex_escape(note) for note in table.notes)])
+    caption = ". ".join(latex_escape(text) for text in (table.title, *table.notes))
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
