@@ -202,7 +202,9 @@ def verb_render(argv: list[str]) -> int:
     parser = cli.Parser(prog="python -m harness render", description="Draw a task's scene, or film a trained policy.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", help="draw its scene after a reset")
-    what.add_argument("--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it")
+    what.add_argument(
+        "--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it"
+    )
     parser.add_argument("--episode", type=int, help="of the record's evaluation (default: its first success)")
     parser.add_argument("--out", type=Path, required=True, help="a .png file; with --record a .webp file")
     args = parser.parse_args(argv)

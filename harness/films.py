@@ -51,7 +51,7 @@ def film(path: Path, episode: int | None, out: Path) -> Path:
             frames += [renderer.picture(env.sims.data[0].qpos, moved=env.scene_poses(0))] * STILL
         finally:
             renderer.close()
-        return write_film(frames, out, EVERY * simulation.substeps)
+        return write_film(frames, out, EVERY * env.substeps)
     finally:
         env.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,19 @@ def read_done(out: Path, key: str) -> record.Record:
 
 
 def load(
-    out: Path, key: str, suites: Suites, teachers: Path = shipped.TEACHERS
+    out: Path, key: str, suites: Suites, teachers: Path = shipped.TEACHERS, others: Iterable[Path] = ()
 ) -> tuple[Method, dict[str, Any], record.Record]:
     """(policy, its task's block, record) of cell `key`: weights of the record's very SHA-256, acting as its hyper block says.
 
-    They lie in the cell's working folder; those of a teacher that was given, or acts in one step, with the teacher.
+    They lie in the cell's working folder, here or in one of `others` (a study may take over an equal cell's record); those of a
+    teacher that was given, or acts in one step, with the teacher.
     Raises UserError where no file has that SHA-256.
     """
     found = read_done(out, key)
     task, method = found["cell"]["task"], found["cell"]["method"]
     recipe = found.get("recipe") or assumed_recipe(found, suites, [])
     check_recipe(task, recipe, suites)
-    places = [record.work_path(out, key) / shipped.WEIGHTS]
+    places = [record.work_path(folder, key) / shipped.WEIGHTS for folder in (out, *others)]
     if found["teacher"] is not None:
         teacher = teacher_cell(found["teacher"]["cell"])["method"]
         places += [

@@ -10,6 +10,7 @@ from harness.errors import UserError, unknown
 
 STUDIES = Path("results") / "studies"
 RUN = Path("results") / "human-standard"
+MEASUREMENTS = Path("results") / "measurements"
 FIGURES = {  # name -> (module, where its records lie unless --records says so)
     "2": ("toy", None),
     "3": ("ablations", STUDIES),

@@ -106,7 +106,7 @@ def one(out: Path, key: str, make: bool) -> Trace:
     from harness.figures.traces import write_trace
     from harness.registry import load_suites
 
-    return read_trace(write_trace(out, key, load_suites()))
+    return read_trace(write_trace(out, key, load_suites(), sorted(p for p in out.parents[1].glob("*/*") if p.is_dir())))
 
 
 def colour(expert: int, colours: dict[str, str]) -> str:

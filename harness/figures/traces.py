@@ -11,6 +11,7 @@ trace is a small sealed JSON file, so that drawing needs no weights:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,12 @@ def made_from(found: Record) -> dict[str, str]:
     return {"weights": found["weights"]["sha256"], "config_hash": found["config_hash"]}
 
 
-def write_trace(out: Path, key: str, suites: Suites, episodes: int = EPISODES) -> Path:
-    """Roll the policy of cell `key` in a run's folder out and write its trace; returns the path. Raises UserError."""
-    method, task_block, found = load(out, key, suites)
+def write_trace(out: Path, key: str, suites: Suites, others: Iterable[Path] = (), episodes: int = EPISODES) -> Path:
+    """Roll the policy of cell `key` in a run's folder out and write its trace; returns the path. Raises UserError.
+
+    others: run folders whose weights serve as well, if they are those of the record.
+    """
+    method, task_block, found = load(out, key, suites, others=others)
     torch.set_num_threads(1)
     seed = derive(key, "rollout")
     seeds = [derive(str(seed), "episode", i) for i in range(episodes)]

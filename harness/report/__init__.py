@@ -6,9 +6,10 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UserError
-from harness.figures import RUN, STUDIES
+from harness.figures import MEASUREMENTS, RUN, STUDIES
 from harness.record import write_atomic
 from harness.registry import SUITES, load_suites
+from harness.tables import Source
 
 
 def main(argv: list[str]) -> int:
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--file", type=Path, default=Path("report.html"), help="the page (default report.html)")
     parser.add_argument("--studies", type=Path, default=STUDIES, help=f"folder of studies (default {STUDIES})")
+    parser.add_argument("--measurements", type=Path, default=MEASUREMENTS, help=f"folder (default {MEASUREMENTS})")
     parser.add_argument("--films", type=Path, help="folder of .webp, .mp4 or .gif films, at most 1 MB each")
     parser.add_argument("--suites", type=Path, default=SUITES)
     args = parser.parse_args(argv)
@@ -29,7 +31,8 @@ def main(argv: list[str]) -> int:
     from harness.report import gather, page  # matplotlib and Jinja2: not for --help
 
     suites = load_suites(args.suites)
-    runs = [gather.read(out, suites) for out in dict.fromkeys(args.out or [RUN])]
+    outs = dict.fromkeys(args.out or [RUN])
+    runs = [gather.read(Source(out, args.studies, args.measurements), suites) for out in outs]
     text = page.render(runs, args.studies, args.films, suites).encode()
     if len(text) > page.LARGEST:
         raise UserError(

@@ -19,11 +19,15 @@ Group = tuple[str, str]  # (task, method)
 class Run:
     """One folder. `records`: (task, method) -> seed -> record, done or failed; `planned`: how many cells of a group."""
 
-    out: Path
+    source: tables.Source
     tables: list[tables.Table]
     records: dict[Group, dict[int, record.Record]]
     planned: dict[Group, int]
     left_out: list[str]
+
+    @property
+    def out(self) -> Path:
+        return self.source.out
 
     def done(self, group: Group) -> list[record.Record]:
         """The finished records of a group, in order of seed."""
@@ -41,8 +45,9 @@ class Run:
             yield from self.done(group)
 
 
-def read(out: Path, suites: Suites) -> Run:
+def read(source: tables.Source, suites: Suites) -> Run:
     """Everything of one folder. A folder that does not exist is a UserError; an empty one has nothing in it."""
+    out = source.out
     if not out.is_dir():
         raise UserError(f"no folder {out}: nothing was run with this --out")
     records: dict[Group, dict[int, record.Record]] = {}
@@ -64,7 +69,7 @@ def read(out: Path, suites: Suites) -> Run:
         planned[group] = planned.get(group, 0) + 1
     if len(bad) > NAMED:
         bad = [*bad[:NAMED], f"and {len(bad) - NAMED} more: python -m harness validate names them"]
-    return Run(out, tables.build(out, suites, list(suites.tables)), records, planned, bad)
+    return Run(source, tables.build(source, suites, list(suites.tables)), records, planned, bad)
 
 
 def doubles(runs: list[Run]) -> list[str]:

@@ -19,13 +19,13 @@ NAMED = 20  # what a figure lacks
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: `sources` theme -> data URI ({} where it cannot be drawn), what it lacks, the command that fills it."""
+    """A figure: `sources` theme -> data URI ({} where it cannot be drawn), what it lacks, the commands that fill it."""
 
     title: str
     caption: str
     sources: dict[str, str] = field(default_factory=dict)
     lacks: list[str] = field(default_factory=list)
-    command: str = ""
+    commands: list[str] = field(default_factory=list)
 
 
 def uri(kind: str, data: bytes) -> str:
@@ -42,20 +42,23 @@ def figures(runs: list[Run], studies: Path, suites: Suites) -> list[Picture]:
     """Figures 3 and 4 from the studies, and the profiles of each run."""
     found = ablations.load(studies)
     traces = experts.load(studies)
+    lacking = dict.fromkeys(
+        study for (study, *_), points in found.points.items() if not all(e.values for e in points.values())
+    )
     pictures = [
         Picture(
             "Figure 3: ablations",
             "Success and entropy of VDD-VE; means over seeds, bars: standard deviation. Hollow diamonds: what the paper prints "
             "elsewhere for that setting (Table 1; entropy 0 of one expert). × : no records.",
             themed(ablations.draw, found) if found else {}, found.missing[:NAMED],
-            f"python -m harness studies --study all --out {studies}",
+            [f"python -m harness.run --study {study} --seeds 4 --budget standard --out {studies}" for study in lacking],
         ),
         Picture(
             "Figure 4: what each expert does on Avoiding",
             "Paths with Z experts, coloured by the expert of highest gating probability; below, each of the eight experts "
             "alone, with the share of states in which it is the likeliest.",
             themed(experts.draw, traces) if traces else {}, traces.missing[:NAMED],
-            f"python -m harness figures --figure 4 --records {studies} --out {studies / 'figures'}",
+            [f"python -m harness figures --figure 4 --records {studies} --out {studies / 'figures'}"],
         ),
     ]  # fmt: skip
     for run in runs:

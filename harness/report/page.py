@@ -15,12 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from harness import tables
 from harness.registry import Suites
 from harness.report import cells, claims, gather, media, plots
 from harness.report.details import Blocks, detail, number, short
 from harness.report.gather import Run
 from harness.table_text import number as two_decimals
-from harness.tables import joined
 
 FOLDER = Path(__file__).parent
 LARGEST = 15_000_000  # bytes of a page
@@ -39,7 +39,7 @@ def render(runs: list[Run], studies: Path, films: Path | None, suites: Suites) -
     return environment.get_template("report.html").render(
         policy=policy(style, script), style=Markup(style), script=Markup(script), data=embedded(data),
         runs=[shown(run, suites) for run in runs], figures=media.figures(runs, studies, suites), films=shown_films,
-        film_notes=large, claims=claims.read(runs, studies, suites), doubles=gather.doubles(runs), plot=plots,
+        film_notes=large, doubles=gather.doubles(runs), plot=plots,
         even=cells.EVEN, large=cells.LARGE,
     )  # fmt: skip
 
@@ -66,7 +66,9 @@ def embedded(value: Any) -> Markup:
 
 def groups(run: Run, suites: Suites, blocks: Blocks) -> dict[str, Any]:
     """What a click shows of each (task, method) of a run: its records, or the command that makes them."""
-    wanted = {(c.task, c.method) for part in tables(run, suites) for row in part["rows"] for c in row["cells"]}
+    wanted = {
+        (c.task, c.method) for part in shown_tables(run, suites) for row in part["rows"] for c in row["cells"] if c.task
+    }
     found = {}
     for task, method in sorted(wanted | run.records.keys()):
         records = run.records.get((task, method), {})
@@ -81,7 +83,7 @@ def groups(run: Run, suites: Suites, blocks: Blocks) -> dict[str, Any]:
     return {"out": str(run.out), "groups": found}
 
 
-def tables(run: Run, suites: Suites) -> list[dict[str, Any]]:
+def shown_tables(run: Run, suites: Suites) -> list[dict[str, Any]]:
     """The tables of a run as the template shows them."""
     shown = []
     for table in run.tables:
@@ -94,10 +96,11 @@ def tables(run: Run, suites: Suites) -> list[dict[str, Any]]:
             }
             for m, title in table.columns
         ]
-        notes = [note for note in table.notes if not note.startswith(("left out:", "ours:"))]  # said elsewhere
+        notes = [note for note in table.notes if not note.startswith(("left out:", "ours: mean"))]  # said elsewhere
         shown.append({
             "name": table.name, "title": table.title, "columns": columns, "notes": notes,
-            "rows": cells.rows(run, table, suites, block),
+            "rows": cells.rows(run, table, block), "corner": table.corner,
+            "known": sum(entry.known for row in table.entries.values() for entry in row.values()),
         })  # fmt: skip
     return shown
 
@@ -106,7 +109,7 @@ def shown(run: Run, suites: Suites) -> dict[str, Any]:
     """Everything of a run that the template shows."""
     done = list(run.all_done())
     failed = [found for group in run.records for found in run.failed(group)]
-    made = tables(run, suites)
+    made = shown_tables(run, suites)
     # a number that two tables print counts once
     printed = {
         (row["row"], c.method, c.metric): bool(c.ours)
@@ -119,7 +122,7 @@ def shown(run: Run, suites: Suites) -> dict[str, Any]:
         "out": str(run.out), "tables": made, "list": long_list(run, suites, made), "left_out": run.left_out,
         "facts": facts(run, done, failed, sum(printed.values()), len(printed)),
         "failed": [failure_of(found) for found in failed],
-        "missing": missing(run, suites, made), "curves": plots.learning(run, suites),
+        "claims": claims.read(run, suites), "missing": missing(run, suites, made), "curves": plots.learning(run, suites),
         "behaviours": plots.behaviours(run, suites),
     }  # fmt: skip
 
@@ -136,9 +139,11 @@ def facts(run: Run, done: list[Any], failed: list[Any], filled: int, printed: in
     if failed:
         found.insert(1, ("failed", str(len(failed))))
     if done:
-        found.append(("budget", joined(f["budget"] for f in done)))
-        found.append(("demonstrations", joined(f"{f['data']['source']} ({f['data']['episodes']})" for f in done)))
-        found.append(("simulation", joined(f["backend"] for f in done)))
+        found.append(("budget", tables.joined(f["budget"] for f in done)))
+        found.append(
+            ("demonstrations", tables.joined(f"{f['data']['source']} ({f['data']['episodes']})" for f in done))
+        )
+        found.append(("simulation", tables.joined(f["backend"] for f in done)))
     if commits:
         found.append(
             ("commits", ", ".join(sorted(commits)[:3]) + (f" and {len(commits) - 3} more" if len(commits) > 3 else ""))
@@ -160,7 +165,7 @@ def long_list(run: Run, suites: Suites, made: list[dict[str, Any]]) -> list[dict
     for table in made:
         for row in table["rows"]:
             for column, cell in zip(table["columns"], row["cells"], strict=True):
-                if cell.metric in cells.SHARES:
+                if cell.task:
                     line = lines.setdefault((row["row"], cell.method), line_of(run, cell.task, row["title"], column))
                     line.setdefault("entropy" if cell.metric == "entropy" else "success", cell)
     for task, method in sorted(run.records.keys() - {(line["task"], line["method"]) for line in lines.values()}):
@@ -172,11 +177,9 @@ def long_list(run: Run, suites: Suites, made: list[dict[str, Any]]) -> list[dict
 
 def own_view(run: Run, task: str, method: str, metric: str, line: dict[str, Any]) -> cells.View:
     """A cell of a group that no table has."""
-    from harness.tables import Entry
-
     values = tuple(float(f["metrics"][metric]) for f in run.done((task, method)) if metric in f["metrics"])
-    entry = Entry(task, method, metric, values, run.planned.get((task, method), 0))
-    return cells.view(run, task, line["title"], line["method_title"], entry, False, False)
+    entry = tables.Entry(task, method, metric, values, run.planned.get((task, method), 0))
+    return cells.view(run, task, (line["title"], line["method_title"]), entry, (False, False))
 
 
 def line_of(run: Run, task: str, title: str, column: dict[str, str]) -> dict[str, Any]:
@@ -219,7 +222,11 @@ def missing(run: Run, suites: Suites, made: list[dict[str, Any]]) -> list[dict[s
     for table in made:
         for row in table["rows"]:
             for cell in row["cells"]:
-                names.setdefault(cell.task, plots.title_of(suites, cell.task) if cell.task in suites.tasks else row["title"])
+                if not cell.task:
+                    continue
+                names.setdefault(
+                    cell.task, plots.title_of(suites, cell.task) if cell.task in suites.tasks else row["title"]
+                )
                 if cell.state in ("missing", "part", "failed") and cell.method not in lacking.setdefault(cell.task, []):
                     lacking[cell.task].append(cell.method)
     found = []

@@ -79,7 +79,7 @@
         row.hidden = nothing || Boolean(byRow && !byRow[i]) || (filled && row.classList.contains("empty"));
       });
       for (const row of [table.tHead.rows[0], ...rows]) [...row.cells].forEach((cell, i) => (cell.hidden = !keep[i]));
-      table.closest("figure").hidden = rows.every((row) => row.hidden) && (filled || terms.length > 0);
+      table.closest("details").hidden = rows.every((row) => row.hidden) && (filled || terms.length > 0);
     }
     one("nothing").hidden = any;
   }
@@ -172,6 +172,7 @@
       head.append(make("span", button.dataset.metric, { class: "small" }));
       head.append(...all(".ours, .std, .delta", button).map((part) => part.cloneNode(true)));
       const paper = button.querySelector(".paper");
+      if (button.dataset.z) head.append(make("span", `${button.dataset.z} combined standard errors`, { class: "small" }));
       if (paper) head.append(make("span", `paper ${paper.textContent}`, { class: "paper" }));
       body.append(head);
     }
