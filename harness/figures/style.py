@@ -19,6 +19,7 @@ THEMES = {
     "light": {"ink": "#1c2024", "soft": "#6b7280", "faint": "#d6d9de", "paper": "white"},
     "dark": {"ink": "#e6e8eb", "soft": "#9aa3ae", "faint": "#3a4048", "paper": "none"},
 }
+FILES = {"svg.fonttype": "path", "svg.hashsalt": "figures", "pdf.fonttype": 42}  # the same figure, the same bytes
 ENDINGS = ("pdf", "svg", "png")
 
 
@@ -43,7 +44,6 @@ def themed(theme: str = "light") -> Iterator[dict[str, str]]:
         "axes.labelcolor": ink, "axes.titlecolor": ink, "text.color": ink, "xtick.color": ink, "ytick.color": ink,
         "axes.facecolor": "none", "figure.facecolor": colours["paper"], "savefig.facecolor": colours["paper"],
         "legend.frameon": False, "grid.color": colours["faint"], "grid.linewidth": 0.6, "lines.linewidth": 1.5,
-        "svg.fonttype": "path", "svg.hashsalt": "figures", "pdf.fonttype": 42,
     }  # fmt: skip
     with pyplot().rc_context(settings):
         yield colours
@@ -53,8 +53,9 @@ def save(figure: Any, out: Path, name: str) -> list[Path]:
     """The figure as PDF, SVG and PNG (200 dots an inch) below `out`; returns the paths."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.{ending}" for ending in ENDINGS]
-    for path in paths:
-        figure.savefig(path, dpi=200, metadata=undated(path.suffix[1:]))
+    with pyplot().rc_context(FILES):
+        for path in paths:
+            figure.savefig(path, dpi=200, metadata=undated(path.suffix[1:]))
     pyplot().close(figure)
     return paths
 
@@ -62,7 +63,8 @@ def save(figure: Any, out: Path, name: str) -> list[Path]:
 def svg(figure: Any) -> str:
     """The figure as SVG text, the same for the same figure."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=undated("svg"))
+    with pyplot().rc_context(FILES):
+        figure.savefig(file, format="svg", metadata=undated("svg"))
     pyplot().close(figure)
     return file.getvalue()
 

@@ -42,6 +42,7 @@ class Watched:
 
     def __init__(self, method: Method):
         self.method, self.act = method, method.act
+        self.experts = 0
         self.seen: list[tuple[np.ndarray, np.ndarray]] = []
         method.act = self.__call__  # type: ignore[method-assign]
 
@@ -50,12 +51,13 @@ class Watched:
         if mixture is None:
             raise UserError(f"{type(self.method).__name__} is no mixture: it has no experts to trace")
         gating = mixture.log_gating
+        self.experts = gating.shape[-1]
         self.seen.append((choose(gating, uniform).cpu().numpy(), gating.argmax(-1).cpu().numpy()))
         return self.act(obs, last, noise, uniform, goal)  # type: ignore[call-arg]
 
 
-def trace(method: Method, task_block: dict[str, Any], seeds: list[int]) -> list[dict[str, Any]]:
-    """One episode a seed, as in a trace file."""
+def trace(method: Method, task_block: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
+    """The number of experts, and one episode a seed, as in a trace file."""
     env = batch_class(task_block)(len(seeds), num_threads=1)
     try:
         obs = env.reset(contexts=[0] * len(seeds), seeds=seeds)
@@ -69,7 +71,7 @@ def trace(method: Method, task_block: dict[str, Any], seeds: list[int]) -> list[
             lengths += active
         xy = np.round(np.stack(places), DECIMALS)  # (steps + 1, n, 2)
         experts = np.stack([np.stack(pair) for pair in watched.seen])  # (steps, 2, n)
-        return [
+        episodes = [
             {
                 "x": xy[: k + 1, i, 0].tolist(), "y": xy[: k + 1, i, 1].tolist(),
                 "acting": experts[:k, 0, i].tolist(), "likeliest": experts[:k, 1, i].tolist(),
@@ -77,6 +79,7 @@ def trace(method: Method, task_block: dict[str, Any], seeds: list[int]) -> list[
             }
             for i, k in enumerate(lengths)
         ]  # fmt: skip
+        return {"experts": watched.experts, "episodes": episodes}
     finally:
         env.close()
 
@@ -96,8 +99,7 @@ def write_trace(out: Path, key: str, suites: Suites, others: Iterable[Path] = ()
     seed = derive(key, "rollout")
     seeds = [derive(str(seed), "episode", i) for i in range(episodes)]
     content = {
-        "schema": SCHEMA, "cell": found["cell"], "experts": int(found["config"]["hyper"]["components"]),
-        "episodes": trace(method.eval(), task_block, seeds),
+        "schema": SCHEMA, "cell": found["cell"], **trace(method.eval(), task_block, seeds),
         "scene": {"obstacles": [[x, y, radius] for _, x, y, radius, _ in OBSTACLES], "finish": FINISH_Y, "start": START_XY},
         "made_from": made_from(found), "data": found["data"], "provenance": provenance("cpu", 1),
     }  # fmt: skip
