@@ -133,6 +133,21 @@ def verb_tables(argv: list[str]) -> int:
     return 0
 
 
+def verb_claims(argv: list[str]) -> int:
+    """What of the paper's claims its numbers and ours support."""
+    from harness import claims
+
+    parser = cli.Parser(prog="python -m harness claims", description="The paper's claims, on its numbers and on ours.")
+    add_sources(parser)
+    parser.add_argument("--format", default="text", help="text (default), markdown or json")
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    args = parser.parse_args(argv)
+    if args.format not in claims.FORMATS:
+        raise unknown("format", args.format, claims.FORMATS)
+    print(claims.FORMATS[args.format](claims.evaluate(source_of(args), load_suites(args.suites))), end="")
+    return 0
+
+
 def verb_ship(argv: list[str]) -> int:
     """Copy the trained teachers of a folder to where runs look for given ones."""
     from harness import plan, shipped
@@ -241,7 +256,7 @@ VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
     "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
-    "render": verb_render, "report": verb_report,
+    "render": verb_render, "report": verb_report, "claims": verb_claims,
 }  # fmt: skip
 
 

@@ -1,11 +1,10 @@
-"""The paper's claims and what its own numbers and our records say of them, where this version has `harness.claims`."""
+"""The paper's claims as the page shows them: a verdict for each side of harness/claims.py, and the numbers that decide."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
+from harness import claims
 from harness.registry import Suites
 from harness.report.details import plain
 from harness.report.gather import Run
@@ -15,16 +14,9 @@ HEADS = {"printed": "paper, as printed", "paper": "paper, with errors", "ours": 
 
 
 def read(run: Run, suites: Suites) -> dict[str, Any]:
-    """Claims with a verdict for each side, where the paper disagrees with itself, or why there are none."""
-    if importlib.util.find_spec("harness.claims") is None:
-        return {"rows": [], "findings": [], "why": "This version has no harness.claims."}
-    module = importlib.import_module("harness.claims")
-    results = module.evaluate(run.source, suites)
-    return {
-        "rows": [row(claim) for claim in module.as_json(results)],
-        "findings": plain(module.findings(results)),
-        "why": "",
-    }
+    """The claims with a verdict for each side, and where the paper disagrees with itself."""
+    results = claims.evaluate(run.source, suites)
+    return {"rows": [row(claim) for claim in claims.as_json(results)], "findings": plain(claims.findings(results))}
 
 
 def row(claim: dict[str, Any]) -> dict[str, Any]:
