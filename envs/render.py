@@ -1,4 +1,4 @@
-"""Pictures: a task's scene drawn by MuJoCo without a window, and demonstrations drawn as paths.
+"""Pictures: a task's scene drawn by MuJoCo without a window, films of it, and demonstrations drawn as paths.
 
 Drawing needs a software or hardware OpenGL library (EGL or OSMesa) and PyOpenGL, which MuJoCo installs; nothing else in
 this project does. `$MUJOCO_GL` (egl or osmesa) chooses one; otherwise EGL is tried, then OSMesa.
@@ -120,6 +120,31 @@ def render_task(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_film(frames: list[np.ndarray], path: str | Path, frame_ms: int, quality: int = 55) -> Path:
+    """Writes an animated WebP of frames (height, width, 3) uint8, each shown for frame_ms ms; returns its path.
+
+    quality: 0 to 100, as WebP counts. Raises UserError without frames.
+    """
+    from PIL import Image
+
+    if not frames:
+        raise UserError("a film needs at least one frame")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(
+        path,
+        save_all=True,
+        append_images=rest,
+        duration=frame_ms,
+        loop=0,
+        quality=quality,
+        method=4,
+        minimize_size=True,
+    )
     return path
 
 

@@ -135,6 +135,21 @@ def verb_tables(argv: list[str]) -> int:
     return 0
 
 
+def verb_claims(argv: list[str]) -> int:
+    """What of the paper's claims its numbers and ours support."""
+    from harness import claims
+
+    parser = cli.Parser(prog="python -m harness claims", description="The paper's claims, on its numbers and on ours.")
+    add_sources(parser)
+    parser.add_argument("--format", default="text", help="text (default), markdown or json")
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    args = parser.parse_args(argv)
+    if args.format not in claims.FORMATS:
+        raise unknown("format", args.format, claims.FORMATS)
+    print(claims.FORMATS[args.format](claims.evaluate(source_of(args), load_suites(args.suites))), end="")
+    return 0
+
+
 def verb_ship(argv: list[str]) -> int:
     """Copy the trained teachers of a folder to where runs look for given ones."""
     from harness import plan, shipped
@@ -186,32 +201,41 @@ def verb_bench(argv: list[str]) -> int:
 
 
 def verb_figures(argv: list[str]) -> int:
-    """Draw a figure of the paper."""
+    """Draw the paper's figures."""
     from harness import figures
 
-    parser = cli.Parser(prog="python -m harness figures", description="Draw a figure of the paper.")
-    parser.add_argument("--figure", default="2", help=f"one of {', '.join(figures.FIGURES)}")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    args = parser.parse_args(argv)
-    if args.figure not in figures.FIGURES:
-        raise unknown("figure", args.figure, figures.FIGURES)
-    cli.check_out(args.out, write=True)
-    for path in figures.FIGURES[args.figure](args.out):
-        print(path)
-    return 0
+    return figures.main(argv)
+
+
+def verb_report(argv: list[str]) -> int:
+    """Write one HTML page of everything that records say."""
+    from harness import report
+
+    return report.main(argv)
 
 
 def verb_render(argv: list[str]) -> int:
-    """Draw the scene of a task."""
+    """Draw the scene of a task, or a film of a trained policy."""
+    parser = cli.Parser(prog="python -m harness render", description="Draw a task's scene, or film a trained policy.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", help="draw its scene after a reset")
+    what.add_argument(
+        "--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it"
+    )
+    parser.add_argument("--episode", type=int, help="of the record's evaluation (default: its first success)")
+    parser.add_argument("--out", type=Path, required=True, help="a .png file; with --record a .webp file")
+    args = parser.parse_args(argv)
+    ending = ".webp" if args.record is not None else ".png"
+    if args.out.suffix.lower() != ending:
+        raise UserError(f"--out must name a {ending} file. Got {args.out}")
+    cli.check_out(args.out.parent, write=True)
+    if args.record is not None:
+        from harness.films import film
+
+        print(film(args.record, args.episode, args.out))
+        return 0
     from envs.render import render_task
 
-    parser = cli.Parser(prog="python -m harness render", description="Draw the scene of a task, after a reset.")
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="the PNG file")
-    args = parser.parse_args(argv)
-    if args.out.suffix.lower() != ".png":
-        raise UserError(f"--out must name a .png file. Got {args.out}")
-    cli.check_out(args.out.parent, write=True)
     print(render_task(args.task, args.out))
     return 0
 
@@ -241,7 +265,7 @@ VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
     "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
-    "render": verb_render, "compare-backends": verb_compare,
+    "render": verb_render, "compare-backends": verb_compare, "report": verb_report, "claims": verb_claims,
 }  # fmt: skip
 
 

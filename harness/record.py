@@ -289,8 +289,8 @@ def check_inner(record: Record) -> None:
         texts += (
             [record["config"]["teacher"].get("method")] if isinstance(record["config"].get("teacher"), dict) else []
         )
-        if not all(type(value) in (int, float) for value in record["metrics"].values()):
-            raise InvalidRecord("has metrics that are no numbers")
+        if not all(type(value) in (int, float) and abs(value) < 1e300 for value in record["metrics"].values()):
+            raise InvalidRecord("has metrics that are no finite numbers")
         if type(data.get("episodes")) is not int:
             raise InvalidRecord("does not say how many demonstrations it is from")
     if not all(isinstance(text, str) for text in texts) or not all(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 SEED = 0  # of every bootstrap
 RESAMPLES = 9999
@@ -83,3 +84,44 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     rng = np.random.default_rng(SEED)
     result = bootstrap((np.asarray(values),), np.mean, method="percentile", n_resamples=RESAMPLES, rng=rng)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def episode_error(
+    task: dict[str, Any], episodes: dict[str, list[Any]], metric: str, resamples: int = 200
+) -> float | None:
+    """Standard error of one cell's metric over its rollouts, by bootstrap; None where the episodes cannot give the metric.
+
+    Whole contexts are drawn where the metric is a mean over them (entropy per context), else rollouts. What other training
+    seeds would change is not in it. A rate of 0 or 1 has `rate_error`.
+    """
+    from harness.metrics import KEYS, compute
+
+    count = len(episodes.get("success", []))
+    if not count or not set(KEYS) <= episodes.keys() or metric not in compute(task, episodes):
+        return None
+    value = compute(task, episodes)[metric]
+    if metric.startswith("success"):
+        return rate_error(value, count)
+    import numpy as np
+
+    rng = np.random.default_rng(SEED)
+    groups = units(episodes["context"]) if task["entropy"] != "pooled" else [[i] for i in range(count)]
+    drawn = []
+    for _ in range(resamples):
+        drawn.append(compute(task, resampled(episodes, groups, rng.integers(len(groups), size=len(groups))))[metric])
+    return float(np.std(drawn, ddof=1))
+
+
+def units(contexts: Sequence[Any]) -> list[list[int]]:
+    """The rollouts of every context, in order of first appearance."""
+    found: dict[str, list[int]] = {}
+    for i, context in enumerate(contexts):
+        found.setdefault(str(context), []).append(i)
+    return list(found.values())
+
+
+def resampled(episodes: dict[str, list[Any]], groups: list[list[int]], drawn: Iterable[int]) -> dict[str, list[Any]]:
+    """The episodes of the drawn groups; a group drawn twice counts as two contexts."""
+    rows = [(row, copy) for copy, i in enumerate(drawn) for row in groups[i]]
+    chosen = {key: [episodes[key][row] for row, _ in rows] for key in ("success", "mode", "length", "return")}
+    return chosen | {"context": [copy for _, copy in rows]}

@@ -34,6 +34,8 @@ def data(tmp_path_factory):
      ["plan", "--data-root", "DATA", "--tasks", "avoiding", "--methods", "vdd,cd", "--seeds", "3,7"],
      ["plan", "--launcher", "slurm", "--profile", "gpu"], ["cancel", "--out", "OUT"], ["retry", "--out", "OUT"],
      ["status", "--out", "OUT"], ["tables", "--out", "OUT", "--format", "all"], ["--help"],
+     ["tables", "--table", "7", "--out", "OUT"], ["claims", "--out", "OUT"],
+     ["plan", "--study", "steps", "--tasks", "avoiding"],
      ["validate", "--out", "OUT"], ["status", "--out", "OUT", "--all"]],
 )  # fmt: skip
 def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
@@ -45,7 +47,7 @@ def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
     assert result.stdout and time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "data", "ship", "validate", "reproduce"])
+@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "claims", "data", "ship", "validate", "reproduce"])
 def test_every_verb_has_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         verb(name, "--help")

@@ -10,7 +10,7 @@ from envs import toy
 from envs.demonstrators import toy as demonstrator
 from harness.distribution import FirstAction
 from harness.errors import UserError
-from harness.figures import build
+from harness.figures.toy import build
 from harness.plan import Data, Request
 from harness.plan import build as build_plan
 from harness.registry import load_suites

@@ -1,7 +1,7 @@
-"""`python -m harness figures`: pictures of the paper, drawn from a training that runs while you wait.
+"""Figure 2: VDD on the toy, drawn from a training that runs while you wait.
 
-Figure 2: VDD on the toy. Density and score in all panels, the experts as ellipses of one and two standard deviations, their
-opacity by their weight, from the first means to the last iteration.
+Density and score in all panels, the experts as ellipses of one and two standard deviations, their opacity by their weight,
+from the first means to the last iteration.
 
 K modes, Z experts, A = 2 action values.
 """
@@ -9,7 +9,6 @@ K modes, Z experts, A = 2 action values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from envs import toy
 from envs.datasets import load_demonstrations
 from harness import windows
 from harness.config import resolve
+from harness.figures import style
 from harness.registry import load_suites, resolve_class, teacher_of
 from harness.seeds import derive
 from harness.train import TrainConfig, Trainer
@@ -27,7 +27,7 @@ from methods._mixture import Mixture
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
 
-EXPERT = "#E69F00"  # orange of Okabe and Ito's palette, apart from viridis for every kind of colour vision
+EXPERT = style.ORANGE  # apart from viridis for every kind of colour vision
 SHARES = (0.0, 0.05, 0.15, 0.4, 1.0)  # of the iterations: one panel each
 EXTENT = 3.6
 
@@ -66,27 +66,19 @@ def snapshots(seed: int = 0) -> tuple[list[tuple[int, Mixture]], Any]:
     return taken, scaler
 
 
-def figure_2(out: Path) -> list[Path]:
-    """Density and score, and five moments of the training; PDF and PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def figure(out: Path) -> tuple[list[Path], list[str]]:
+    """Density and score, and five moments of the training: the paths, and nothing that is missing."""
+    plt = style.pyplot()
     taken, scaler = snapshots()
-    figure, axes = plt.subplots(1, len(taken) + 1, figsize=(2.1 * (len(taken) + 1), 2.45), sharex=True, sharey=True)
+    drawn, axes = plt.subplots(1, len(taken) + 1, figsize=(2.1 * (len(taken) + 1), 2.45), sharex=True, sharey=True)
     for axis in axes:
         draw_density(axis)
     axes[0].set_title("density and score", fontsize=9)
     for axis, (step, mixture) in zip(axes[1:], taken, strict=True):
         draw_experts(axis, mixture, scaler)
         axis.set_title("start" if step == 0 else f"iteration {step}", fontsize=9)
-    figure.tight_layout(pad=0.4, w_pad=0.3)
-    paths = [out / "figure_2.pdf", out / "figure_2.png"]
-    for path in paths:
-        figure.savefig(path, dpi=200)
-    plt.close(figure)
-    return paths
+    drawn.tight_layout(pad=0.4, w_pad=0.3)
+    return style.save(drawn, out, "figure_2"), []
 
 
 def draw_density(axis: Any) -> None:
@@ -114,6 +106,3 @@ def draw_experts(axis: Any, mixture: Mixture, scaler: Any) -> None:
             size = 2 * reach * std
             axis.add_patch(Ellipse(mean, *size, fill=False, edgecolor=EXPERT, linewidth=width, alpha=opacity))
         axis.plot(*mean, "o", color=EXPERT, markersize=3, markeredgecolor="black", markeredgewidth=0.5)
-
-
-FIGURES: dict[str, Callable[[Path], list[Path]]] = {"2": figure_2}
