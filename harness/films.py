@@ -11,9 +11,10 @@ import torch
 
 from envs.render import SceneRenderer, write_film
 from harness import record
+from harness.backends import Backend
 from harness.errors import UserError
 from harness.registry import load_suites
-from harness.rollout import batch_class, context_of
+from harness.rollout import context_of
 from harness.seeds import derive
 from harness.trained import load
 from methods.policy import Policy
@@ -33,7 +34,7 @@ def film(path: Path, episode: int | None, out: Path) -> Path:
     method, task, found = load(home, key, load_suites())
     number = choose(found, episode)
     where = {"data_root": None} if "contexts" in task else {}
-    simulation = batch_class(task)
+    simulation = Backend().batch_class(task)
     env = simulation(1, num_threads=1, **where)
     try:
         renderer = SceneRenderer(simulation, *SIZE)

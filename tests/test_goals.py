@@ -8,6 +8,7 @@ import torch
 
 from envs.datasets import Demonstrations, Episode
 from harness import metrics, rollout
+from harness.backends import Backend
 from harness.errors import UserError
 from harness.train import CHECKPOINT, Trainer, train
 from harness.windows import final_goals, fit_scaler, make_windows, split
@@ -257,7 +258,7 @@ TASK = {"obs_dim": 4, "act_dim": 2, "goal_tokens": 2, "modes": 4, "entropy": "po
 
 
 def test_episodes_of_a_task_with_goals_have_goal_return(tmp_path, monkeypatch):
-    monkeypatch.setattr(rollout, "batch_class", lambda _task: GoalEnv)
+    monkeypatch.setattr(Backend, "batch_class", lambda _self, _task: GoalEnv)
     goals = final_goals(goal_data(), 2)
     method = build("beso", shape=GOAL_SHAPE).eval()
     got = rollout.evaluate(method, TASK, 6, 3, 1, tmp_path, goals=goals)
@@ -273,7 +274,7 @@ def test_episodes_of_a_task_with_goals_have_goal_return(tmp_path, monkeypatch):
 
 def test_nothing_of_an_evaluation_episodes_future_reaches_its_actions(tmp_path, monkeypatch):
     """Later observations are changed: the goal and all actions before that stay the same to the last bit."""
-    monkeypatch.setattr(rollout, "batch_class", lambda _task: GoalEnv)
+    monkeypatch.setattr(Backend, "batch_class", lambda _self, _task: GoalEnv)
     goals, method = final_goals(goal_data(), 2), trained_teacher("beso", GOAL_SHAPE).eval()
     found = []
     for disturb in (None, 5):

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from envs.avoiding import FINISH_Y, OBSTACLES, START_XY
 from harness import sealed
+from harness.backends import Backend
 from harness.errors import UserError
 from harness.figures.experts import SCHEMA, trace_path
 from harness.provenance import provenance
 from harness.record import Record
 from harness.registry import Suites
-from harness.rollout import batch_class
 from harness.seeds import derive
 from harness.trained import load
 from methods._mixture import choose
@@ -58,7 +58,7 @@ class Watched:
 
 def trace(method: Method, task_block: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
     """The number of experts, and one episode a seed, as in a trace file."""
-    env = batch_class(task_block)(len(seeds), num_threads=1)
+    env = Backend().batch_class(task_block)(len(seeds), num_threads=1)
     try:
         obs = env.reset(contexts=[0] * len(seeds), seeds=seeds)
         watched, policy = Watched(method), Policy(method)
