@@ -62,7 +62,7 @@ class OfficialBatch(BatchEnv):
         """Gives the processes back; those that owe an answer are ended."""
         super().close()
         for worker in self.workers:
-            process.release(worker, KEPT)
+            process.release(worker, max(KEPT, self.num_envs))
         self.workers = []
 
     def restore(self, i: int, recording: Any, k: int) -> np.ndarray:

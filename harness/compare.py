@@ -148,10 +148,13 @@ def weights_of(path: Path) -> Path:
     raise UserError(f"the weights of {path} are not there: expected {below}")
 
 
-def episodes_of(subject: Subject, backend: Backend, count: int, contexts: int, work: Path, on_chunk) -> None:
-    """Runs what of `count` episodes is not finished; on_chunk(episodes so far) after each batch."""
+def episodes_of(
+    subject: Subject, backend: Backend, count: int, contexts: int, work: Path, threads: int,
+    on_batch: Callable[[Episodes], None],
+) -> None:  # fmt: skip
+    """Runs what of `count` episodes is not finished; on_batch(episodes so far) after each batch."""
     done: Episodes = {key: [] for key in KEYS}
-    size = min(CHUNK, backend.most)
+    size = min(CHUNK, max(backend.most, threads))
     for first in range(0, count, size):
         numbers = list(range(first, min(first + size, count)))
         path = work / backend.name / f"{first}-{len(numbers)}.json"  # more episodes may be asked for later
@@ -163,7 +166,7 @@ def episodes_of(subject: Subject, backend: Backend, count: int, contexts: int, w
             sealed.write_json(path, record.plain(chunk))
         for key in KEYS:
             done[key] += chunk[key]
-        on_chunk(done)
+        on_batch(done)
 
 
 def compare_task(task: str, subject: Subject, official: Backend, block: dict[str, Any], args: Any) -> dict[str, Any]:
@@ -190,8 +193,10 @@ def compare_task(task: str, subject: Subject, official: Backend, block: dict[str
         record.write_atomic(path, text_of(made))
         say(f"{task}: {count} of {args.episodes} episodes, {time.strftime('%H:%M:%S')}")
 
-    episodes_of(subject, Backend(), args.episodes, contexts, work, lambda done: found.update({BUILTIN: done}))
-    episodes_of(subject, official, args.episodes, contexts, work, write)
+    episodes_of(
+        subject, Backend(), args.episodes, contexts, work, args.threads, lambda done: found.update({BUILTIN: done})
+    )
+    episodes_of(subject, official, args.episodes, contexts, work, args.threads, write)
     return made
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from envs.contexts import evaluation_contexts
 from envs.datasets import identify
 from harness import backends, cli, record, shipped
 from harness.config import digest, resolve
@@ -177,8 +178,10 @@ def check_hash(spec: Spec, remarks: list[str]) -> None:
             return
         weights = {"origin": "trained", "config_hash": teacher["trained"]["config_hash"]}
     identity = {"config": spec["config"], "data": spec["data"]["identity"], "metric_version": spec["metric_version"]}
+    if "contexts" in spec["task_block"]:
+        identity["contexts"] = evaluation_contexts(spec["task"], spec["data_root"]).sha256
     if digest({**identity, "backend": spec["backend"], "teacher": weights}) != spec["config_hash"]:
-        raise UserError("the record's configuration hash is not that of its configuration, data and teacher")
+        raise UserError("the record's configuration hash is not that of its configuration, data, contexts and teacher")
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

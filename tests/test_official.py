@@ -397,14 +397,15 @@ def test_ls_says_whether_it_is_there(stand_in, capsys, monkeypatch):
 
 def test_back_ends_never_mix(stand_in, tmp_path, capsys):
     """Hash, default folder and spec differ; the installation is in the spec and not in the hash."""
-    from harness import plan
+    from envs.contexts import evaluation_contexts
+    from harness import plan, reproduce
     from harness.registry import load_suites
 
-    suites = load_suites()
+    suites, contexts = load_suites(), evaluation_contexts("pushing").sha256
 
     def made(backend):
         request = plan.Request(["pushing"], ["beso"], [0], "smoke", {}, tmp_path, True, backend=backend)
-        return plan.build(suites, request, {"pushing": plan.Data("scripted", "i", "c")}, 1)
+        return plan.build(suites, request, {"pushing": plan.Data("scripted", "i", contexts)}, 1)
 
     own, original = made("builtin"), made("official")
     assert own.cells[0].config_hash != original.cells[0].config_hash
@@ -412,6 +413,10 @@ def test_back_ends_never_mix(stand_in, tmp_path, capsys):
     specs = [plan.spec(m.cells[0], suites, m, more, 1) for m, more in ((own, {}), (original, found.settings()))]
     assert specs[0]["backend"] == "builtin" and "official" not in specs[0]
     assert backends.from_spec(json.loads(json.dumps(specs[1]))) == found
+    for spec in specs:  # as `reproduce` sees them, evaluation contexts included
+        reproduce.check_hash(spec | {"data_root": None}, [])
+        with pytest.raises(UserError, match="configuration hash"):
+            reproduce.check_hash(spec | {"data_root": None, "backend": "third"}, [])
     data = make_demonstrations(tmp_path / "data")
     options = [*SMOKE, "--data-root", str(data), "--dry-run"]
     assert call(*options) == 0 and "runs/smoke-official" in capsys.readouterr().out
