@@ -27,6 +27,8 @@ def verb_ls(argv: list[str]) -> int:
                 about = f"{block['gym_id']}, {block['modes']} behaviours, {block['rollouts']} rollouts"
             else:
                 about = block["role"] + (f" of {block['teacher']}" if "teacher" in block else "")
+            source = suites.plugins.get(f"{kind}/{name}")
+            about += f", from {source}" if source else ""
             print(f"  {name:15} {block['title']:18} {about}")
         later = [n for n in suites.names[kind]["all"] + suites.names[kind]["extra"] if n not in built]
         if later:
