@@ -16,7 +16,7 @@ from standins import call, make_demonstrations, verb
 from envs import _official_process as process
 from envs import _official_worker as protocol
 from envs.official import CLASSES, OfficialPushing
-from harness import backends, compare, record
+from harness import backends, compare_backends, record
 from harness.errors import UserError
 from harness.shipped import TEACHERS
 
@@ -459,18 +459,18 @@ def test_wilson():
     n, p, z = 100, 0.92, 1.959963984540054
     middle, half = (p + z**2 / (2 * n)), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     np.testing.assert_allclose(
-        compare.wilson(92, n), [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
+        compare_backends.wilson(92, n), [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
     )
 
 
 def test_what_differs_is_found():
-    same = compare.compare(episodes(0.8, [0.5, 0.3, 0.2], 0), episodes(0.8, [0.5, 0.3, 0.2], 1))
+    same = compare_backends.compare(episodes(0.8, [0.5, 0.3, 0.2], 0), episodes(0.8, [0.5, 0.3, 0.2], 1))
     assert not same["differ"] and same["intervals_overlap"] and same["modes_chi2_p"] > 0.01 and same["mcnemar_p"] > 0.01
-    rarer = compare.compare(episodes(0.8, [0.5, 0.3, 0.2], 0), episodes(0.6, [0.5, 0.3, 0.2], 1))
+    rarer = compare_backends.compare(episodes(0.8, [0.5, 0.3, 0.2], 0), episodes(0.6, [0.5, 0.3, 0.2], 1))
     assert rarer["differ"] and not rarer["intervals_overlap"] and rarer["mcnemar_p"] < 0.01
-    other = compare.compare(episodes(0.8, [0.5, 0.3, 0.2], 0), episodes(0.8, [0.2, 0.3, 0.5], 1))
+    other = compare_backends.compare(episodes(0.8, [0.5, 0.3, 0.2], 0), episodes(0.8, [0.2, 0.3, 0.5], 1))
     assert other["differ"] and other["intervals_overlap"] and other["modes_chi2_p"] < 0.01
-    one = compare.compare(episodes(0.8, [1, 0, 0], 0), episodes(0.8, [1, 0, 0], 1))
+    one = compare_backends.compare(episodes(0.8, [1, 0, 0], 0), episodes(0.8, [1, 0, 0], 1))
     assert not one["differ"] and one["modes_chi2_p"] is None  # nothing to compare
 
 
