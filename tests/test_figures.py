@@ -118,7 +118,18 @@ def trained(tmp_path_factory):
     """A root of studies with a student of four experts, trained for a moment on a few demonstrations."""
     root = tmp_path_factory.mktemp("studies")
     data = make_demonstrations(tmp_path_factory.mktemp("data"))
-    options = ["--methods", "vdd_ve", "--tasks", "avoiding", "--budget", "smoke", "--workers", "0", "--data-root", str(data)]
+    options = [
+        "--methods",
+        "vdd_ve",
+        "--tasks",
+        "avoiding",
+        "--budget",
+        "smoke",
+        "--workers",
+        "0",
+        "--data-root",
+        str(data),
+    ]
     sets = ["--set", "vdd_ve.components=4", "--set", "vdd_ve.steps=2", "--set", "beso.steps=2", "--train-teachers"]
     assert call(*options, *sets, "--out", str(root / "experts/4")) == 0
     return root
@@ -143,7 +154,9 @@ def test_a_trace_is_the_records_own_evaluation(traced):
     for i, episode in enumerate(trace["episodes"]):
         assert (episode["success"], episode["mode"]) == (made["episodes"]["success"][i], made["episodes"]["mode"][i])
         assert len(episode["acting"]) == made["episodes"]["length"][i] == len(episode["x"]) - 1
-    assert len({expert for episode in trace["episodes"] for expert in episode["acting"]}) > 1  # drawn, not the likeliest
+    assert (
+        len({expert for episode in trace["episodes"] for expert in episode["acting"]}) > 1
+    )  # drawn, not the likeliest
     assert trace["made_from"]["weights"] == made["weights"]["sha256"] and trace["provenance"]["versions"]["torch"]
 
 
