@@ -212,15 +212,31 @@ def _digest(episodes: list[Episode]) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _scripted_source(task: str) -> Scripted:
+    """The task's entry in `SCRIPTED`, or what a plug-in's block names."""
+    if task in SCRIPTED:
+        return SCRIPTED[task]
+    from harness.registry import load_suites
+
+    block = load_suites().tasks.get(task, {})
+    if "generator" in block:
+        return Scripted(block["generator"], block["demonstrations"])
+    known = ", ".join(sorted(SCRIPTED))
+    raise UserError(f"task {task!r} has no scripted demonstrator; those with one: {known}. Give a --data-root")
+
+
 def _generator(task: str) -> Any:
-    if task not in SCRIPTED:
-        known = ", ".join(sorted(SCRIPTED))
-        raise UserError(f"task {task!r} has no scripted demonstrator; those with one: {known}. Give a --data-root")
-    return importlib.import_module(SCRIPTED[task].module)
+    module = _scripted_source(task).module
+    if task in SCRIPTED:
+        return importlib.import_module(module)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever a plug-in's code does
+        raise UserError(f"{module}, of a plug-in, cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _scripted_identity(task: str, module: Any, seed: int) -> str:
-    return f"scripted/{task}/v{module.GENERATOR_VERSION}/seed{seed}/{SCRIPTED[task].episodes}"
+    return f"scripted/{task}/v{module.GENERATOR_VERSION}/seed{seed}/{_scripted_source(task).episodes}"
 
 
 def _cache_dir(cache_dir: Path | str | None) -> Path:
@@ -240,8 +256,9 @@ def _scripted(task: str, module: Any, identity: str, cache_dir: Path, seed: int,
             with contextlib.suppress(OSError):
                 os.replace(path, aside)  # fails if another process was first; a read-only folder is reported below
     made = module.generate(seed=seed, progress=progress)
-    if len(made) != SCRIPTED[task].episodes:
-        raise RuntimeError(f"{module.__name__}.generate gave {len(made)} episodes, expected {SCRIPTED[task].episodes}")
+    expected = _scripted_source(task).episodes
+    if len(made) != expected:
+        raise RuntimeError(f"{module.__name__}.generate gave {len(made)} episodes, expected {expected}")
     episodes = [
         Episode(
             np.asarray(e.obs, dtype=np.float32),

@@ -27,6 +27,8 @@ def verb_ls(argv: list[str]) -> int:
                 about = f"{block['gym_id']}, {block['modes']} behaviours, {block['rollouts']} rollouts"
             else:
                 about = block["role"] + (f" of {block['teacher']}" if "teacher" in block else "")
+            source = suites.plugins.get(f"{kind}/{name}")
+            about += f", from {source}" if source else ""
             print(f"  {name:15} {block['title']:18} {about}")
         later = [n for n in suites.names[kind]["all"] + suites.names[kind]["extra"] if n not in built]
         if later:
@@ -148,6 +150,25 @@ def verb_claims(argv: list[str]) -> int:
     return 0
 
 
+def verb_compare(argv: list[str]) -> int:
+    """Two methods, task by task and over all tasks."""
+    from harness import compare
+
+    parser = cli.Parser(prog="python -m harness compare", description="Two methods, task by task and over all tasks.")
+    parser.add_argument("methods", nargs=2, metavar="METHOD")
+    parser.add_argument("--metric", default="success", choices=sorted(compare.METRICS))
+    add_sources(parser)
+    parser.add_argument("--suites", type=Path, default=SUITES)
+    args = parser.parse_args(argv)
+    suites = load_suites(args.suites)
+    for method in args.methods:
+        if method not in suites.methods:
+            raise unknown("method", method, suites.methods)
+    first, second = args.methods
+    print("\n".join(compare.lines(source_of(args), suites, first, second, args.metric)))
+    return 0
+
+
 def verb_ship(argv: list[str]) -> int:
     """Copy the trained teachers of a folder to where runs look for given ones."""
     from harness import plan, shipped
@@ -256,7 +277,7 @@ VERBS = {
     "ls": verb_ls, "plan": verb_plan, "status": verb_status, "tables": verb_tables, "bench": verb_bench,
     "data": verb_data, "ship": verb_ship, "figures": verb_figures, "validate": verb_validate,
     "reproduce": verb_reproduce, "cancel": verb_cancel, "retry": verb_retry,
-    "render": verb_render, "report": verb_report, "claims": verb_claims,
+    "render": verb_render, "report": verb_report, "claims": verb_claims, "compare": verb_compare,
 }  # fmt: skip
 
 

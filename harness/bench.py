@@ -158,7 +158,12 @@ def bench_mode(task: str, rounds: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(prog="python -m harness bench", description="How fast the parts are, measured side by side.")
+    if argv and argv[0] == "inference":  # a measurement that tables read, with options of its own
+        from harness import bench_inference
+
+        return bench_inference.main(argv[1:])
+    about = "How fast the parts are, measured side by side. `bench inference --out DIR` measures Table 3."
+    parser = cli.Parser(prog="python -m harness bench", description=about)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--task", default="avoiding", choices=sorted(SUITES.tasks))
     parser.add_argument("--methods", help="train, act: comma-separated, some of the task's methods (default all)")

@@ -264,7 +264,7 @@ def make_record(
         **ready.held_out,
         "training": ready.training,
         "parameters": sum(p.numel() for p in ready.method.trainable()),  # without a target network
-        "provenance": provenance(spec["device"], spec["threads"]) | ready.how | remarks(),
+        "provenance": provenance(spec["device"], spec["threads"], spec.get("plugins", [])) | ready.how | remarks(),
         "timings": timings,
         "recipe": recipe(spec),
     }

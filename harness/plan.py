@@ -357,8 +357,16 @@ def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric
         "data": {"source": cell.data.source, "identity": cell.data.identity},
         "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites, plan),
         "evaluate_only": cell.evaluate_only,
+        "plugins": plugins_of(cell, suites),
         **options,
     }
+
+
+def plugins_of(cell: Cell, suites: Suites) -> list[str]:
+    """The distributions outside of this project that a cell's task, method or teacher is from."""
+    used = [f"tasks/{cell.task}", f"methods/{cell.method}"]
+    used += [] if cell.teacher is None else [f"methods/{cell.teacher.cell.split('/')[1]}"]
+    return sorted({suites.plugins[name].rsplit(" ", 1)[0] for name in used if name in suites.plugins})
 
 
 def teacher_spec(teacher: Teacher, suites: Suites, plan: Plan) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ def version(package: str) -> str | None:
         return None
 
 
-def provenance(device: str, threads: int) -> dict[str, Any]:
-    """The `provenance` of a record; `git_commit` and `git_dirty` are None outside a repository."""
+def provenance(device: str, threads: int, plugins: Iterable[str] = ()) -> dict[str, Any]:
+    """The `provenance` of a record; `git_commit` and `git_dirty` are None outside a repository. `plugins`: distributions."""
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in (*PACKAGES, *plugins)},
         "device": device,
         "processor": platform.machine(),
         "threads": threads,

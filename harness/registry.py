@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness import plugins
 from harness.errors import UserError, unknown
-from harness.schema import check_suites
+from harness.schema import METHOD, TASK, check_blocks, check_suites
 
 SUITES = Path(__file__).parent / "suites"
 ROLES = ("teacher", "one_step", "student", "scratch")
@@ -27,13 +28,17 @@ LARGEST_TOML = 1_000_000  # bytes
 
 @dataclass(frozen=True)
 class Suites:
-    """The suite files: `tasks`, `methods` and `budgets` map a name to its block; `names`, `tables`: those files."""
+    """The suite files: `tasks`, `methods` and `budgets` map a name to its block; `names`, `tables`: those files.
+
+    `plugins`: `tasks/<name>` or `methods/<name>` -> the distribution that brings it; the project's own are not in it.
+    """
 
     tasks: dict[str, dict[str, Any]]
     methods: dict[str, dict[str, Any]]
     budgets: dict[str, dict[str, Any]]
     names: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, Any]]
+    plugins: dict[str, str] = field(default_factory=dict)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -55,26 +60,73 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def load_suites(folder: Path | None = None) -> Suites:
-    """Read and check the five suite files of a folder (default: the project's own)."""
+    """Read and check the five suite files of a folder (default: the project's own), and the blocks of installed plug-ins.
+
+    A plug-in that is wrong is left out, whole, with a line on stderr.
+    """
     folder = Path(folder) if folder is not None else SUITES
     suites = Suites(
         *(read_toml(folder / f"{name}.toml") for name in ("tasks", "methods", "budgets", "names", "tables"))
     )
-    check_suites(**vars(suites))
+    check_suites(suites.tasks, suites.methods, suites.budgets, suites.names, suites.tables)
     for name, block in suites.methods.items():
         check_method(suites, name, block)
     for name, block in suites.tasks.items():
-        if missing := TASK_KEYS - block.keys():
-            raise UserError(f"tasks.toml [{name}] lacks {', '.join(sorted(missing))}")
-        for method, overrides in block.get("method", {}).items():
-            if method not in suites.methods:
-                raise unknown("method", method, suites.methods, f"in tasks.toml [{name}.method]")
-            if "teacher" in overrides:
-                check_is_teacher(suites, overrides["teacher"], f"tasks.toml [{name}.method.{method}]")
+        check_task(suites, name, block)
     for name, block in suites.budgets.items():
         if block.keys() != BUDGET_KEYS:
             raise UserError(f"budgets.toml [{name}] must have exactly {', '.join(sorted(BUDGET_KEYS))}")
+    for points in plugins.installed().values():
+        try:
+            suites = with_plugin(suites, points)
+        except UserError as error:
+            plugins.warn(f"plug-in {points[0].source} is left out: {error}")
     return suites
+
+
+def with_plugin(suites: Suites, points: list[plugins.EntryPoint]) -> Suites:
+    """The suites with the blocks of one distribution. Raises UserError for a wrong block, and for a name that is taken."""
+    added: dict[str, dict[str, Any]] = {"tasks": {}, "methods": {}}
+    for point in points:
+        path = point.path()
+        blocks = read_toml(path)
+        check_blocks(path.name, blocks, METHOD if point.kind == "methods" else TASK)
+        names = suites.names[point.kind]
+        taken = {
+            *getattr(suites, point.kind),
+            *names["all"],
+            *names["extra"],
+            *names.get("groups", {}),
+            "all",
+            *added[point.kind],
+        }
+        if clash := sorted(blocks.keys() & taken):
+            owner = suites.plugins.get(f"{point.kind}/{clash[0]}", "this project")
+            raise UserError(f"{point.kind[:-1]} {clash[0]!r} exists already, from {owner}: rename one of them")
+        added[point.kind] |= blocks
+    both = {f"{kind}/{name}": points[0].source for kind, blocks in added.items() for name in blocks}
+    more = replace(
+        suites, tasks=suites.tasks | added["tasks"], methods=suites.methods | added["methods"],
+        plugins=suites.plugins | both,
+    )  # fmt: skip
+    for name, block in added["methods"].items():
+        check_method(more, name, block)
+    for name, block in added["tasks"].items():
+        check_task(more, name, block)
+        if missing := {"generator", "demonstrations", "goal_tokens"} - block.keys():
+            raise UserError(f"tasks.toml [{name}] lacks {', '.join(sorted(missing))}")
+    return more
+
+
+def check_task(suites: Suites, name: str, block: dict[str, Any]) -> None:
+    """A task block has what it needs, and the methods that it sets values of exist."""
+    if missing := TASK_KEYS - block.keys():
+        raise UserError(f"tasks.toml [{name}] lacks {', '.join(sorted(missing))}")
+    for method, overrides in block.get("method", {}).items():
+        if method not in suites.methods:
+            raise unknown("method", method, suites.methods, f"in tasks.toml [{name}.method]")
+        if "teacher" in overrides:
+            check_is_teacher(suites, overrides["teacher"], f"tasks.toml [{name}.method.{method}]")
 
 
 def check_method(suites: Suites, name: str, block: dict[str, Any]) -> None:
@@ -187,9 +239,14 @@ def select_seeds(text: str) -> list[int]:
 
 
 def resolve_class(path: str) -> Any:
-    """`package.module:Name` -> the object, imported now."""
+    """`package.module:Name` -> the object, imported now. UserError where a plug-in's cannot be."""
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    if module.split(".")[0] not in plugins.packages():
+        return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever its code does
+        raise UserError(f"{path}, of a plug-in, cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def method_class(name: str) -> Any:

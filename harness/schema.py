@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from harness import plugins
 from harness.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 CLASS = re.compile(r"(?:methods|envs)(?:\.[a-z_][a-z0-9_]*)+:[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+OTHER_CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 CSV_FILE = re.compile(r"[A-Za-z0-9_]+\.csv", re.ASCII)
 LONGEST = 200  # characters of a title
 
@@ -34,7 +36,17 @@ def is_text(value: Any) -> bool:
 
 
 def is_class(value: Any) -> bool:
-    return isinstance(value, str) and CLASS.fullmatch(value) is not None
+    """A class of this project, or of a package that an installed plug-in brings."""
+    if not isinstance(value, str) or len(value) > LONGEST:
+        return False
+    if CLASS.fullmatch(value):
+        return True
+    return OTHER_CLASS.fullmatch(value) is not None and value.partition(":")[0].split(".")[0] in plugins.packages()
+
+
+def is_module(value: Any) -> bool:
+    """A module, of which the same holds."""
+    return isinstance(value, str) and is_class(f"{value}:X")
 
 
 def is_count(value: Any) -> bool:
@@ -94,6 +106,8 @@ TASK = {
     "rollouts": (is_count, "a whole number from 1 on"),
     "entropy": (is_text, "a word"),
     "metrics": (is_names, "a list of names"),
+    "generator": (is_module, "a module with GENERATOR_VERSION and generate"),
+    "demonstrations": (is_count, "a whole number from 1 on"),
     "gpt": (is_scalars, "a section of numbers"),
     "method": (is_overrides, "sections of overrides by method"),
 }

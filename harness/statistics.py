@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 SEED = 0  # of every bootstrap
@@ -74,7 +74,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
         return values[0], values[0]
     if n <= EXACT:
         means = sorted(sum(draw) / n for draw in itertools.product(values, repeat=n))
-        return percentile(means, (1 - LEVEL) / 2), percentile(means, (1 + LEVEL) / 2)
+        low, high = (math.ceil(share * len(means)) - 1 for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        return means[low], means[high]
     if n >= MANY:
         reach = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2) * statistics.stdev(values) / math.sqrt(n)
         return statistics.fmean(values) - reach, statistics.fmean(values) + reach
@@ -125,3 +126,107 @@ def resampled(episodes: dict[str, list[Any]], groups: list[list[int]], drawn: It
     rows = [(row, copy) for copy, i in enumerate(drawn) for row in groups[i]]
     chosen = {key: [episodes[key][row] for row, _ in rows] for key in ("success", "mode", "length", "return")}
     return chosen | {"context": [copy for _, copy in rows]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Across tasks (Agarwal et al. 2021). Scores: task -> one value a seed, on one scale for all tasks
+# ---------------------------------------------------------------------------------------------------------------------
+
+Scores = Mapping[str, Sequence[float]]
+
+
+def iqm(scores: Scores) -> float:
+    """Interquartile mean over all tasks and seeds: the mean without the lowest and the highest quarter (SciPy's trim_mean)."""
+    from scipy.stats import trim_mean
+
+    return float(trim_mean([value for values in scores.values() for value in values], 0.25))
+
+
+def probability_of_improvement(a: Scores, b: Scores) -> float:
+    """P(a seed of A > a seed of B) in a random task of those that both have; ties count half (Mann-Whitney U / nm)."""
+    shares = [
+        sum((x > y) + 0.5 * (x == y) for x in a[task] for y in b[task]) / (len(a[task]) * len(b[task]))
+        for task in a
+        if b.get(task) and a[task]
+    ]
+    if not shares:
+        raise ValueError("no task that both have")
+    return statistics.fmean(shares)
+
+
+def performance_profile(scores: Scores, thresholds: Sequence[float]) -> list[float]:
+    """Share of all tasks and seeds with a score above each threshold."""
+    values = [value for task in scores.values() for value in task]
+    return [sum(value > threshold for value in values) / len(values) for threshold in thresholds]
+
+
+def stratified(
+    statistic: Callable[..., float], *scores: Scores, resamples: int = 2000
+) -> tuple[float, float]:  # fmt: skip
+    """Percentile bootstrap 95 % interval of `statistic(*scores)`, seeds drawn with replacement within each task."""
+    import numpy as np
+
+    rng = np.random.default_rng(SEED)
+
+    def draw(one: Scores) -> dict[str, list[float]]:
+        return {task: [values[i] for i in rng.integers(len(values), size=len(values))] for task, values in one.items()}
+
+    found = sorted(statistic(*(draw(one) for one in scores)) for _ in range(resamples))
+    return percentile(found, (1 - LEVEL) / 2), percentile(found, (1 + LEVEL) / 2)
+
+
+def performance_profiles(
+    methods: Mapping[str, Scores], thresholds: Sequence[float] | None = None, resamples: int = 500
+) -> dict[str, dict[str, list[float]]]:
+    """Curves of a performance profile: method -> `threshold`, `share`, `low`, `high` (a pointwise 95 % band over seeds)."""
+    import numpy as np
+
+    levels = [i / 50 for i in range(51)] if thresholds is None else list(thresholds)
+    curves = {}
+    for name, scores in methods.items():
+        rng = np.random.default_rng(SEED)
+        drawn = np.concatenate(
+            [np.asarray(v, float)[rng.integers(len(v), size=(resamples, len(v)))] for v in scores.values()], axis=1
+        )  # (resamples, tasks x seeds)
+        band = (drawn[:, :, None] > np.asarray(levels)).mean(1)  # (resamples, thresholds)
+        low, high = np.percentile(band, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
+        curves[name] = {
+            "threshold": levels, "share": performance_profile(scores, levels), "low": low.tolist(), "high": high.tolist(),
+        }  # fmt: skip
+    return curves
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two methods on one task
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def difference_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of mean(a) - mean(b), seeds drawn independently (SciPy, percentile); None below two seeds of each."""
+    if min(len(a), len(b)) < 2:
+        return None
+    if len(set(a)) == len(set(b)) == 1:
+        return a[0] - b[0], a[0] - b[0]
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    def difference(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        return x.mean(axis) - y.mean(axis)
+
+    result = bootstrap(
+        (np.asarray(a, float), np.asarray(b, float)), difference, method="percentile", n_resamples=RESAMPLES,
+        rng=np.random.default_rng(SEED),
+    )  # fmt: skip
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def paired_interval(differences: Sequence[Sequence[float]], resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % interval of the mean of (seeds, contexts) differences: both are drawn, as every seed met every context."""
+    import numpy as np
+
+    d, rng = np.asarray(differences, float), np.random.default_rng(SEED)
+    seeds = rng.integers(d.shape[0], size=(resamples, d.shape[0], 1))
+    contexts = rng.integers(d.shape[1], size=(resamples, 1, d.shape[1]))
+    means = d[seeds, contexts].mean((1, 2))
+    low, high = np.percentile(means, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return float(low), float(high)

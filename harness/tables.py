@@ -201,10 +201,13 @@ def build_one(name: str, suites: Suites, found: Found, planned: dict[tuple[str, 
     """One table of tasks and methods."""
     block = suites.tables[name]
     paper = read_paper(block["paper"])
-    methods = [*block["columns"], *others(suites, block, found)]
+    methods, block_rows = (
+        [*block["columns"], *others(suites, block, found)],
+        [*block["rows"], *other_rows(suites, block, found)],
+    )
     entries: dict[str, dict[str, Entry]] = {}
     used: list[tuple[str, record.Record]] = []
-    for row in block["rows"]:
+    for row in block_rows:
         entries[row["row"]] = {}
         for method in methods:
             by_seed = found.get((row["task"], method), {})
@@ -217,7 +220,7 @@ def build_one(name: str, suites: Suites, found: Found, planned: dict[tuple[str, 
                 max(planned.get((row["task"], method), 0), len(mine)), mean, std,
                 **rollouts_of(suites, row, mine), **origin(mine),
             )  # fmt: skip
-    rows = [(row["row"], row["title"]) for row in block["rows"]]
+    rows = [(row["row"], row["title"]) for row in block_rows]
     columns = [(m, suites.methods[m]["title"] if m in suites.methods else m.upper()) for m in methods]
     bold, underline = (tuple(block.get(mark, ())) for mark in ("bold", "underline"))
     return Table(name, block["title"], rows, columns, entries, footer(used, bold, underline) + bad, bold, underline)
@@ -226,8 +229,17 @@ def build_one(name: str, suites: Suites, found: Found, planned: dict[tuple[str, 
 def others(suites: Suites, block: dict[str, Any], found: Iterable[tuple[str, str]]) -> list[str]:
     """Methods that no table of the paper has but that have a record in a task of this one, where its block asks for them."""
     known = {method for table in suites.tables.values() for method in table.get("columns", ())}
-    tasks = {row["task"] for row in block["rows"]}
+    tasks = {row["task"] for row in block["rows"] + other_rows(suites, block, found)}
     return sorted({method for task, method in found if task in tasks} - known) if block.get("others") else []
+
+
+def other_rows(suites: Suites, block: dict[str, Any], found: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Rows for tasks that have records and stand in no table of the paper, where the block asks for others."""
+    known = {row["task"] for table in suites.tables.values() for row in table.get("rows", ()) if "task" in row}
+    metric = block["rows"][-1]["metric"]
+    tasks = sorted({task for task, _ in found} - known) if block.get("others") else []
+    titles = {task: suites.tasks[task]["title"] if task in suites.tasks else task for task in tasks}
+    return [{"row": t, "task": t, "title": titles[t], "metric": metric, "ours": metric} for t in tasks]
 
 
 def rollouts_of(suites: Suites, row: dict[str, Any], mine: list[record.Record]) -> dict[str, Any]:

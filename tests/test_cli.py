@@ -47,7 +47,9 @@ def test_light_verbs_import_neither_torch_nor_mujoco(argv, data, tmp_path):
     assert result.stdout and time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("name", ["ls", "plan", "status", "tables", "claims", "data", "ship", "validate", "reproduce"])
+@pytest.mark.parametrize(
+    "name", ["ls", "plan", "status", "tables", "claims", "compare", "data", "ship", "validate", "reproduce"]
+)
 def test_every_verb_has_help(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         verb(name, "--help")
