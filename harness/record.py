@@ -49,6 +49,7 @@ KEYS: dict[str, Any] = {
 OPTIONAL: dict[str, Any] = {  # older records lack them
     "likelihood": (dict, type(None)), "quality": (dict, type(None)), "recipe": dict, "seal": str,
 }  # fmt: skip
+LARGEST = 1e300  # a number beyond is none that was measured
 SEAL = b' "seal": "'
 TAIL = len(SEAL) + 64 + len(b'"\n}\n')  # bytes from the seal's line on
 HEAD = (
@@ -289,8 +290,11 @@ def check_inner(record: Record) -> None:
         texts += (
             [record["config"]["teacher"].get("method")] if isinstance(record["config"].get("teacher"), dict) else []
         )
-        if not all(type(value) in (int, float) and abs(value) < 1e300 for value in record["metrics"].values()):
-            raise InvalidRecord("has metrics that are no finite numbers")
+        for name in ("metrics", "timings"):
+            if not all(type(value) in (int, float) and abs(value) < LARGEST for value in record.get(name, {}).values()):
+                raise InvalidRecord(f"has {name} that are no finite numbers")
+        if (record.get("parameters") or 0) > LARGEST:
+            raise InvalidRecord("has a number of parameters that no method has")
         if type(data.get("episodes")) is not int:
             raise InvalidRecord("does not say how many demonstrations it is from")
     if not all(isinstance(text, str) for text in texts) or not all(

@@ -88,19 +88,15 @@ def test_without_records_a_figure_is_refused_in_a_line(figure, tmp_path, capsys)
     assert "no folder" in capsys.readouterr().err
 
 
-def test_a_profile_is_the_share_of_runs_above():
-    runs = [np.array([0.2, 0.8]), np.array([0.5, 0.5, 1.0, 0.1])]
-    taus = np.array([0.0, 0.1, 0.5, 0.9, 1.0])
-    np.testing.assert_allclose(profiles.profile(runs, taus), [1, 5 / 6, 2 / 6, 1 / 6, 0])
-    low, high = profiles.band(runs, taus)
-    assert (low <= high).all() and low[0] == high[0] == 1 and low[1] < 5 / 6 < high[1] + 1e-9
-    assert profiles.band([np.array([0.2])]) is None
-
-
-def test_bands_resample_within_tasks():
-    """Two tasks without any spread have a band of no width, though their scores differ."""
-    low, high = profiles.band([np.zeros(3), np.ones(3)], np.array([0.5]))
-    assert low == high == 0.5
+def test_a_profile_is_the_share_of_runs_above_with_a_band_where_seeds_differ(tmp_path):
+    for seed, success in enumerate((0.5, 0.5, 1.0, 0.1)):
+        write_record(tmp_path, "avoiding", "vdd_ve", seed, metrics=scores(success, 0.5))
+    write_record(tmp_path, "avoiding", "beso", 0, metrics=scores(0.3, 0.5))
+    (axis,) = profiles.draw(profiles.load(tmp_path)[0], SUITES).axes
+    beso, vdd = (dict(zip(np.round(line.get_xdata(), 3), line.get_ydata(), strict=True)) for line in axis.lines)
+    assert [vdd[tau] for tau in (0.0, 0.1, 0.5, 0.9, 1.0)] == [1, 0.75, 0.25, 0.25, 0]
+    assert (beso[0.295], beso[0.3]) == (1, 0)
+    assert len(axis.collections) == 1  # one seed has no band
 
 
 def test_a_method_that_lacks_a_task_is_not_in_the_panel_over_all(tmp_path):

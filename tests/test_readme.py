@@ -54,7 +54,21 @@ def first_run(tmp_path_factory):
 
 
 def test_every_command_is_known():
-    verbs = {"ls", "plan", "status", "tables", "claims", "data", "bench", "ship", "cancel", "retry", "render"}
+    verbs = {
+        "ls",
+        "plan",
+        "status",
+        "tables",
+        "claims",
+        "report",
+        "figures",
+        "data",
+        "bench",
+        "ship",
+        "cancel",
+        "retry",
+        "render",
+    }
     assert RUNS and {argv[0] for argv in VERBS} == verbs
     known = [c for c in commands() if c in OTHER or c.startswith(("python -m harness ", "python -m harness.run "))]
     assert commands() == known and set(OTHER) <= set(known)
@@ -88,6 +102,10 @@ def test_verbs_do_what_they_say(argv, first_run, tmp_path, capsys, monkeypatch):
         argv = replaced(argv, data_root=make_demonstrations(tmp_path / "data"))
     if argv[0] == "render":
         argv = replaced(argv, out=tmp_path / "scene.png")
+    if "--records" in argv:
+        argv = replaced(argv, records=first_run[1], out=tmp_path / "figures")
+    if "--file" in argv:
+        argv = replaced(argv, file=tmp_path / "report.html")
     if argv[0] == "ship":
         argv = replaced(argv, to=tmp_path / "teachers")
     for part in bench.PARTS:  # tests/test_bench.py measures

@@ -7,22 +7,17 @@ bootstrap, seeds drawn anew within each task (stratified, as theirs), from two s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from harness import tables
+from harness import statistics, tables
 from harness.errors import UserError
 from harness.figures import style
 from harness.registry import Suites, load_suites
 
-TAUS = np.linspace(0.0, 1.0, 201)
-RESAMPLES = 2000
-SEED = 0
+TAUS = [i / 200 for i in range(201)]
 DASHES = {"teacher": ":", "one_step": "-.", "student": "-", "scratch": "--"}  # by role
-Scores = dict[str, dict[str, np.ndarray]]  # task -> method -> (seeds,) success
+Scores = dict[str, dict[str, list[float]]]  # task -> method -> success of each seed
 
 
 def load(out: Path, metric: str = "success") -> tuple[Scores, list[str]]:
@@ -32,25 +27,8 @@ def load(out: Path, metric: str = "success") -> tuple[Scores, list[str]]:
     for (task, method), by_seed in found.items():
         values = [by_seed[seed]["metrics"][metric] for seed in sorted(by_seed) if metric in by_seed[seed]["metrics"]]
         if values:
-            scores.setdefault(task, {})[method] = np.array(values, float)
+            scores.setdefault(task, {})[method] = [float(value) for value in values]
     return scores, bad
-
-
-def profile(strata: Sequence[np.ndarray], taus: np.ndarray = TAUS) -> np.ndarray:
-    """Share (taus,) of runs with a score above tau; each stratum (a task's seeds) weighs as much as it has runs."""
-    return (np.concatenate(strata)[None] > taus[:, None]).mean(1)
-
-
-def band(strata: Sequence[np.ndarray], taus: np.ndarray = TAUS) -> tuple[np.ndarray, np.ndarray] | None:
-    """95 % bootstrap band of `profile` (taus,) each; None where a stratum has a single run."""
-    if min(len(stratum) for stratum in strata) < 2:
-        return None
-    rng = np.random.default_rng(SEED)
-    drawn = np.concatenate([rng.choice(s, (RESAMPLES, len(s))) for s in strata], 1)  # (resamples, runs)
-    drawn.sort(1)
-    above = np.stack([1 - np.searchsorted(row, taus, side="right") / drawn.shape[1] for row in drawn])
-    low, high = np.percentile(above, [2.5, 97.5], axis=0)
-    return low, high
 
 
 def complete(scores: Scores) -> list[str]:
@@ -64,10 +42,10 @@ def draw(scores: Scores, suites: Suites, theme: str = "light") -> Any:
     order = [method for method in suites.methods if any(method in methods for methods in scores.values())]
     order += sorted({method for methods in scores.values() for method in methods} - set(order))
     looks = {method: look(suites, method, i) for i, method in enumerate(order)}
-    panels = [(title_of(suites, task), {m: [s] for m, s in methods.items()}) for task, methods in scores.items()]
+    panels = [(title_of(suites, task), {m: {task: s} for m, s in methods.items()}) for task, methods in scores.items()]
     shared = complete(scores)
     if len(scores) > 1 and shared:
-        panels.append((f"all {len(scores)} tasks", {m: [scores[t][m] for t in scores] for m in shared}))
+        panels.append((f"all {len(scores)} tasks", {m: {t: scores[t][m] for t in scores} for m in shared}))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     with style.themed(theme):
@@ -94,12 +72,12 @@ def look(suites: Suites, method: str, i: int) -> dict[str, Any]:
     return {"color": style.PALETTE[i % 7], "ls": dash}
 
 
-def curve(axis: Any, strata: list[np.ndarray], look: dict[str, Any]) -> None:
-    """One method's profile with its band."""
-    axis.step(TAUS, profile(strata), where="post", lw=1.6, **look)
-    reach = band(strata)
-    if reach is not None:
-        axis.fill_between(TAUS, *reach, step="post", color=look["color"], alpha=0.15, lw=0)
+def curve(axis: Any, scores: dict[str, list[float]], look: dict[str, Any]) -> None:
+    """One method's profile over its tasks; a band where every task has several seeds."""
+    drawn = statistics.performance_profiles({"": scores}, TAUS)[""]
+    axis.step(TAUS, drawn["share"], where="post", lw=1.6, **look)
+    if min(map(len, scores.values())) > 1:
+        axis.fill_between(TAUS, drawn["low"], drawn["high"], step="post", color=look["color"], alpha=0.15, lw=0)
 
 
 def title_of(suites: Suites, task: str) -> str:

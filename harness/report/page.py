@@ -116,7 +116,7 @@ def shown(run: Run, suites: Suites) -> dict[str, Any]:
         for t in made
         for row in t["rows"]
         for c in row["cells"]
-        if c.paper
+        if c.task and c.paper
     }
     return {
         "out": str(run.out), "tables": made, "list": long_list(run, suites, made), "left_out": run.left_out,
@@ -134,7 +134,7 @@ def facts(run: Run, done: list[Any], failed: list[Any], filled: int, printed: in
     moments = [str(f.get("provenance", {}).get("finished") or "")[:10] for f in done]
     found = [
         ("cells done", f"{len(done)} of {planned}"),
-        ("numbers of the paper with ours beside", f"{filled} of {printed}"),
+        ("numbers of Tables 1 and 2 with ours", f"{filled} of {printed}"),
     ]
     if failed:
         found.insert(1, ("failed", str(len(failed))))

@@ -172,7 +172,7 @@
       head.append(make("span", button.dataset.metric, { class: "small" }));
       head.append(...all(".ours, .std, .delta", button).map((part) => part.cloneNode(true)));
       const paper = button.querySelector(".paper");
-      if (button.dataset.z) head.append(make("span", `${button.dataset.z} combined standard errors`, { class: "small" }));
+      if (button.dataset.z) head.append(make("span", `${button.dataset.z} σ`, { class: "small", title: "the difference in combined standard errors" }));
       if (paper) head.append(make("span", `paper ${paper.textContent}`, { class: "paper" }));
       body.append(head);
     }
