@@ -42,7 +42,7 @@ class CubePusher:
         env, rows = self.env, self.rows
         tool, cube = env.tcp_pos[:, :2], cubes[rows, which]
         others = np.where((np.arange(cubes.shape[1]) == which[:, None])[..., None], 9.0, cubes)  # itself: far away
-        ahead = around(cube, goal, others, np.full(cubes.shape[:2], self.apart))
+        ahead = self.heading(cube, goal, others)
         side = left_of(ahead)
         left = np.linalg.norm(goal - cube, axis=1)
         along = ((tool - cube) * ahead).sum(1)
@@ -58,7 +58,7 @@ class CubePusher:
 
         self.searching = np.where(self.phase == APPROACH, self.searching + 1, 0)
         squeeze = np.clip(1.4 - self.searching / 80, 0.6, 1.0)  # passes closer in the end
-        way = around(tool, behind, cubes, KEEP_OFF * squeeze[:, None] * np.ones(cubes.shape[1]))
+        way = self.way(tool, behind, cubes, KEEP_OFF * squeeze)
         far = np.linalg.norm(behind - tool, axis=1)
         approach = way * np.minimum(self.free, 0.25 * far + 0.002)[:, None]
         speed = self.push * np.clip(1.0 - np.abs(across) / 0.03, 0.1, 1.0) * np.clip(left / 0.04, 0.45, 1.0)
@@ -67,3 +67,11 @@ class CubePusher:
         phase = self.phase[:, None]
         wanted = np.where(phase == APPROACH, approach, np.where(phase == PUSH, push, retreat))
         return self.hand.move(k, tool, env.setpoint[:, :2], wanted)
+
+    def heading(self, cube: np.ndarray, goal: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(n, 2) unit vectors: where to push the cube (n, 2), past the others (n, k, 2)."""
+        return around(cube, goal, others, np.full(others.shape[:2], self.apart))
+
+    def way(self, tool: np.ndarray, behind: np.ndarray, cubes: np.ndarray, keep_off: np.ndarray) -> np.ndarray:
+        """(n, 2) unit vectors: where the free rod goes on its way to `behind` (n, 2); keep_off (n,) m from the cubes."""
+        return around(tool, behind, cubes, keep_off[:, None] * np.ones(cubes.shape[1]))
