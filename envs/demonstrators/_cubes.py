@@ -23,6 +23,8 @@ class CubePusher:
 
     apart = 0.095  # m between the centres of a pushed cube and one that it goes round
 
+    slipped = 0.026  # m that the rod may be beside its place behind the cube before it goes there anew
+
     def __init__(self, env: Any, rngs: list[np.random.Generator]):
         self.env, n = env, len(rngs)
         self.free = uniform(rngs, 0.0085, 0.0125)  # m a row
@@ -54,7 +56,7 @@ class CubePusher:
         behind = cube - ahead * self.standoff[:, None] + side * self.aside[:, None]
         ready = (self.phase == APPROACH) & (along < -0.04) & (np.abs(across) < 0.012) & (along > -0.1)
         self.phase[ready & ~clear] = PUSH
-        self.phase[(self.phase == PUSH) & ((np.abs(across) > 0.026) | (along > -0.012))] = APPROACH
+        self.phase[(self.phase == PUSH) & ((np.abs(across) > self.slipped) | (along > -0.012))] = APPROACH
 
         self.searching = np.where(self.phase == APPROACH, self.searching + 1, 0)
         squeeze = np.clip(1.4 - self.searching / 80, 0.6, 1.0)  # passes closer in the end

@@ -25,7 +25,7 @@ BIN_X = np.array([0.4, 0.625])  # m: red, blue
 EDGE_Y = 0.2  # m, where the platform ends
 PLATFORM = np.array([[0.25, 0.75], [-0.36, 0.09]])  # m, x and y between which cubes are pushed about
 TIPPED_Z = 0.115  # m: the platform holds a cube's centre at 0.13
-PLACES = np.array([-0.035, -0.018, 0.0, 0.018, 0.035])  # m from a bin's middle, where cubes may go in
+PLACES = np.array([-0.045, -0.025, 0.0, 0.025, 0.045])  # m from a bin's middle, where cubes may go in
 LEGS = 5  # of a cube's way, at most
 TURN = 0.08  # m of detour that a leg less is worth
 PATIENCE = 60  # rows of an approach until another way, and perhaps another cube, is looked for
@@ -52,16 +52,19 @@ def generate(
 class SortingExpert(CubePusher):
     """Controller of a batch of Sorting; modes: the order of colours that each episode is to show."""
 
+    slipped = 0.022
+
     def __init__(self, env: Any, modes: list[str], rngs: list[np.random.Generator]):
         super().__init__(env, rngs)
         n = len(modes)
         self.order = np.array([["rb".index(c) for c in mode] for mode in modes])  # (n, 4) colours
         self.taste = np.stack([rng.uniform(0.0, 0.05, (4, len(PLACES))) for rng in rngs])  # m of detour, against places
-        self.shift = np.stack([rng.uniform(-0.01, 0.01, 4) for rng in rngs])  # m, of a cube's places
+        self.shift = np.stack([rng.uniform(-0.006, 0.006, 4) for rng in rngs])  # m, of a cube's places
         self.line_up_y = uniform(rngs, 0.0, 0.05)  # m, where a cube is to be below its place
         self.depth = uniform(rngs, 0.30, 0.33)  # m, y that the pushes aim at
         self.berth = uniform(rngs, 0.078, 0.088)  # m between the centres of a pushed cube and another
         self.push *= 1.3  # there is more to do
+        self.aside *= 0.5
         self.which = np.zeros(n, int)
         self.chosen = np.full(n, -1)  # the stage that `which` was chosen for
         self.due = np.ones(n, bool)  # whether to look for a way
@@ -77,6 +80,8 @@ class SortingExpert(CubePusher):
         self._choose(poses[..., :2], done, on_top)
         cube = poses[rows, self.which, :2]
         goal = self.path[rows, self.leg]
+        over = goal[:, 1] > EDGE_Y  # on the last leg, back to its line soon
+        goal[over, 1] = np.minimum(goal[over, 1], cube[over, 1] + 0.12)
         mine = np.arange(4) == self.which[:, None]
         cubes = np.where((on_top | mine)[..., None], poses[..., :2], 8.0)
         phase = self.phase.copy()
@@ -84,13 +89,11 @@ class SortingExpert(CubePusher):
         waiting = self.searching % PATIENCE == PATIENCE - 1
         self.due |= (self.phase == APPROACH) & ((phase != APPROACH) | waiting)
         there = (np.linalg.norm(goal - cube, axis=1) < 0.03) & (self.leg < LEGS - 1)
-        there &= goal[:, 1] < EDGE_Y
+        there &= ~over
         self.leg += there
         onward = unit(self.path[rows, self.leg] - cube)
         turned = there & ((onward * unit(cube - self.env.tcp_pos[:, :2])).sum(1) < 0.92)
-        left = np.maximum(self.depth - cube[:, 1], 0.01)
-        at_edge = np.abs(goal[:, 0] - cube[:, 0]) * (self.depth - EDGE_Y) / left
-        astray = (goal[:, 1] > EDGE_Y) & (at_edge > 0.045) & (cube[:, 1] < 0.19)
+        astray = over & (np.abs(cube[:, 0] - BIN_X[COLOUR[self.which]]) > 0.056) & (cube[:, 1] > 0.09) & (cube[:, 1] < 0.19)
         moved = np.linalg.norm(poses[..., :2] - self.seen, axis=-1) > 0.025
         again = (turned | astray | (moved & on_top & ~mine).any(1)) & (self.phase == PUSH)
         self.phase[again] = APPROACH
@@ -121,7 +124,7 @@ class SortingExpert(CubePusher):
             return
         self.due[m] = False
         colour = self.order[m, np.minimum(done[m].sum(1), 3)]
-        open_ones = (COLOUR == colour[:, None]) & ~done[m]
+        open_ones = (colour[:, None] == COLOUR) & ~done[m]
         another = (self.chosen != self.stage) | (self.searching >= PATIENCE - 1)
         same = (np.arange(4) == self.which[m, None]) & ~another[m, None]
         candidates = np.where((same & open_ones).any(1)[:, None], same, open_ones)
@@ -163,6 +166,6 @@ class SortingExpert(CubePusher):
         outside[:, -n_places:] = 0.0
         cost += 10 * outside[:, None]
         last = np.full(points.shape[:2], np.inf)
-        last[:, -n_places:] = self.taste[m, j]
+        last[:, -n_places:] = self.taste[m, j] + 30 * PLACES**2
         total, way = _paths.shortest(cost, last, LEGS)
         return total, points[np.arange(len(m))[:, None], way]
