@@ -25,7 +25,7 @@ def within(radius: np.ndarray, centres: np.ndarray, *points: np.ndarray) -> np.n
 
 
 def depth(start: np.ndarray, end: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """(m, ...) m: how deep the lines from start to end (m, ..., 2) pass through discs (m, k, 2), radii (m, k), summed."""
+    """(m, ...) m: how deep lines from start to end (m, ..., 2) get into discs at centres (m, k, 2), radii (m, k), summed."""
     line = end - start
     length2 = np.maximum((line**2).sum(-1), 1e-12)
     total = np.zeros(length2.shape)

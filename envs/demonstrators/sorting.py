@@ -1,9 +1,9 @@
 """Scripted demonstrations of Sorting: closed-loop pushes of the four cubes into their bins, in all six orders of colour.
 
-Cube after cube: of those whose colour is next, the one that is reached and pushed in most easily. It goes past the others to a
-place below its own in the bin and from there straight over the edge; when it slips off, another way is looked for from where
-it is. A cube that has tipped into its bin is left alone. Every episode has its own speeds, distances, places, hesitations
-and a wandering hand.
+Cube after cube: of those whose colour is next, the one that is reached and pushed in most easily. It goes past the others to
+a place below its own in the bin and from there straight over the edge. A way is looked for anew when the cube slips off or
+strays, when another one is touched, and when the rod does not get behind it for a while. A cube that has tipped into its bin
+is left alone. Every episode has its own speeds, distances, places, hesitations and a wandering hand.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ TIPPED_Z = 0.115  # m: the platform holds a cube's centre at 0.13
 PLACES = np.array([-0.045, -0.025, 0.0, 0.025, 0.045])  # m from a bin's middle, where cubes may go in
 LEGS = 5  # of a cube's way, at most
 TURN = 0.08  # m of detour that a leg less is worth
+NEAR = 0.03  # m from a corner of its way, where a cube is taken on to the next
 PATIENCE = 60  # rows of an approach until another way, and perhaps another cube, is looked for
 
 
@@ -52,7 +53,7 @@ def generate(
 class SortingExpert(CubePusher):
     """Controller of a batch of Sorting; modes: the order of colours that each episode is to show."""
 
-    slipped = 0.022
+    slipped = 0.022  # sooner than in Pushing: a cube must not come over the edge beside its bin
 
     def __init__(self, env: Any, modes: list[str], rngs: list[np.random.Generator]):
         super().__init__(env, rngs)
@@ -64,7 +65,7 @@ class SortingExpert(CubePusher):
         self.depth = uniform(rngs, 0.30, 0.33)  # m, y that the pushes aim at
         self.berth = uniform(rngs, 0.078, 0.088)  # m between the centres of a pushed cube and another
         self.push *= 1.3  # there is more to do
-        self.aside *= 0.5
+        self.aside *= 0.5  # there is less room beside the goal
         self.which = np.zeros(n, int)
         self.chosen = np.full(n, -1)  # the stage that `which` was chosen for
         self.due = np.ones(n, bool)  # whether to look for a way
@@ -86,19 +87,23 @@ class SortingExpert(CubePusher):
         cubes = np.where((on_top | mine)[..., None], poses[..., :2], 8.0)
         phase = self.phase.copy()
         action = self.push_on(k, cubes, self.which, goal, (done & (poses[..., 2] < TIPPED_Z))[rows, self.which])
-        waiting = self.searching % PATIENCE == PATIENCE - 1
-        self.due |= (self.phase == APPROACH) & ((phase != APPROACH) | waiting)
-        there = (np.linalg.norm(goal - cube, axis=1) < 0.03) & (self.leg < LEGS - 1)
-        there &= ~over
+        self.due |= (self.phase == APPROACH) & ((phase != APPROACH) | (self.searching % PATIENCE == PATIENCE - 1))
+        there = (np.linalg.norm(goal - cube, axis=1) < NEAR) & (self.leg < LEGS - 1) & ~over
         self.leg += there
-        onward = unit(self.path[rows, self.leg] - cube)
-        turned = there & ((onward * unit(cube - self.env.tcp_pos[:, :2])).sum(1) < 0.92)
-        astray = over & (np.abs(cube[:, 0] - BIN_X[COLOUR[self.which]]) > 0.056) & (cube[:, 1] > 0.09) & (cube[:, 1] < 0.19)
         moved = np.linalg.norm(poses[..., :2] - self.seen, axis=-1) > 0.025
-        again = (turned | astray | (moved & on_top & ~mine).any(1)) & (self.phase == PUSH)
+        again = self._amiss(cube, there, over) | (moved & on_top & ~mine).any(1)  # another cube was touched
+        again &= self.phase == PUSH
         self.phase[again] = APPROACH
         self.due |= again
         return action
+
+    def _amiss(self, cube: np.ndarray, there: np.ndarray, over: np.ndarray) -> np.ndarray:
+        """(n,) whether the cube turns a corner where it is `there`, or strays on its way `over` the edge."""
+        onward = unit(self.path[self.rows, self.leg] - cube)
+        pushed = unit(cube - self.env.tcp_pos[:, :2])
+        turned = there & ((onward * pushed).sum(1) < 0.92)  # more than 23 degrees
+        aside = np.abs(cube[:, 0] - BIN_X[COLOUR[self.which]])
+        return turned | (over & (aside > 0.056) & (cube[:, 1] > 0.09) & (cube[:, 1] < 0.19))
 
     def heading(self, cube: np.ndarray, goal: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(n, 2) unit vectors: straight to the next corner of the way."""
@@ -166,6 +171,6 @@ class SortingExpert(CubePusher):
         outside[:, -n_places:] = 0.0
         cost += 10 * outside[:, None]
         last = np.full(points.shape[:2], np.inf)
-        last[:, -n_places:] = self.taste[m, j] + 30 * PLACES**2
+        last[:, -n_places:] = self.taste[m, j] + 30 * PLACES**2  # rather in the middle
         total, way = _paths.shortest(cost, last, LEGS)
         return total, points[np.arange(len(m))[:, None], way]
