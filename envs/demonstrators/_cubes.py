@@ -24,6 +24,8 @@ class CubePusher:
     wander = (0.0002, 0.0007)  # m a row, of the hand (see `Hand`)
     apart = 0.095  # m between the centres of a pushed cube and one that it goes round
 
+    slipped = 0.026  # m that the rod may be beside its place behind the cube before it goes there anew
+
     def __init__(self, env: Any, rngs: list[np.random.Generator]):
         self.env, n = env, len(rngs)
         self.free = uniform(rngs, 0.0085, 0.0125)  # m a row
@@ -43,7 +45,7 @@ class CubePusher:
         env, rows = self.env, self.rows
         tool, cube = env.tcp_pos[:, :2], cubes[rows, which]
         others = np.where((np.arange(cubes.shape[1]) == which[:, None])[..., None], 9.0, cubes)  # itself: far away
-        ahead = around(cube, goal, others, np.full(cubes.shape[:2], self.apart))
+        ahead = self.heading(cube, goal, others)
         side = left_of(ahead)
         left = np.linalg.norm(goal - cube, axis=1)
         along = ((tool - cube) * ahead).sum(1)
@@ -55,11 +57,11 @@ class CubePusher:
         behind = cube - ahead * self.standoff[:, None] + side * self.aside[:, None]
         ready = (self.phase == APPROACH) & (along < -0.04) & (np.abs(across) < 0.012) & (along > -0.1)
         self.phase[ready & ~clear] = PUSH
-        self.phase[(self.phase == PUSH) & ((np.abs(across) > 0.026) | (along > -0.012))] = APPROACH
+        self.phase[(self.phase == PUSH) & ((np.abs(across) > self.slipped) | (along > -0.012))] = APPROACH
 
         self.searching = np.where(self.phase == APPROACH, self.searching + 1, 0)
         squeeze = np.clip(1.4 - self.searching / 80, 0.6, 1.0)  # passes closer in the end
-        way = around(tool, behind, cubes, KEEP_OFF * squeeze[:, None] * np.ones(cubes.shape[1]))
+        way = self.way(tool, behind, cubes, KEEP_OFF * squeeze)
         far = np.linalg.norm(behind - tool, axis=1)
         approach = way * np.minimum(self.free, 0.25 * far + 0.002)[:, None]
         speed = self.push * np.clip(1.0 - np.abs(across) / 0.03, 0.1, 1.0) * np.clip(left / 0.04, 0.45, 1.0)
@@ -68,3 +70,11 @@ class CubePusher:
         phase = self.phase[:, None]
         wanted = np.where(phase == APPROACH, approach, np.where(phase == PUSH, push, retreat))
         return self.hand.move(k, tool, env.setpoint[:, :2], wanted)
+
+    def heading(self, cube: np.ndarray, goal: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(n, 2) unit vectors: where to push the cube (n, 2), past the others (n, k, 2)."""
+        return around(cube, goal, others, np.full(others.shape[:2], self.apart))
+
+    def way(self, tool: np.ndarray, behind: np.ndarray, cubes: np.ndarray, keep_off: np.ndarray) -> np.ndarray:
+        """(n, 2) unit vectors: where the free rod goes on its way to `behind` (n, 2); keep_off (n,) m from the cubes."""
+        return around(tool, behind, cubes, keep_off[:, None] * np.ones(cubes.shape[1]))

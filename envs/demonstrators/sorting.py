@@ -1,8 +1,9 @@
 """Scripted demonstrations of Sorting: closed-loop pushes of the four cubes into their bins, in all six orders of colour.
 
-As in Pushing, cube after cube: of those whose colour is next, the one nearest to the edge, first along the edge and then over
-it, towards a place of its own in the bin; a cube that has tipped into its bin is left alone. Every episode has its own
-speeds, distances, places, hesitations and a wandering hand.
+Cube after cube: of those whose colour is next, the one that is reached and pushed in most easily. It goes past the others to
+a place below its own in the bin and from there straight over the edge. A way is looked for anew when the cube slips off or
+strays, when another one is touched, and when the rod does not get behind it for a while. A cube that has tipped into its bin
+is left alone. Every episode has its own speeds, distances, places, hesitations and a wandering hand.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ import numpy as np
 
 from envs._labels import COLOUR, ORDERS, inside
 from envs.datasets import Episode
-from envs.demonstrators._cubes import CubePusher
-from envs.demonstrators._experts import generate_all, uniform
+from envs.demonstrators import _paths
+from envs.demonstrators._cubes import APPROACH, PUSH, CubePusher
+from envs.demonstrators._experts import generate_all, uniform, unit
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 EPISODES = 1054  # spread evenly over the orders, the first ones one more
 BIN_X = np.array([0.4, 0.625])  # m: red, blue
 EDGE_Y = 0.2  # m, where the platform ends
-LINE_UP_Y = 0.11  # m, how near to the edge a cube may come on its way to the other side
+PLATFORM = np.array([[0.25, 0.75], [-0.36, 0.09]])  # m, x and y between which cubes are pushed about
 TIPPED_Z = 0.115  # m: the platform holds a cube's centre at 0.13
+PLACES = np.array([-0.045, -0.025, 0.0, 0.025, 0.045])  # m from a bin's middle, where cubes may go in
+LEGS = 5  # of a cube's way, at most
+TURN = 0.08  # m of detour that a leg less is worth
+NEAR = 0.03  # m from a corner of its way, where a cube is taken on to the next
+PATIENCE = 60  # rows of an approach until another way, and perhaps another cube, is looked for
 
 
 def generate(
@@ -46,39 +53,124 @@ def generate(
 class SortingExpert(CubePusher):
     """Controller of a batch of Sorting; modes: the order of colours that each episode is to show."""
 
-    apart = 0.082
+    slipped = 0.022  # sooner than in Pushing: a cube must not come over the edge beside its bin
 
     def __init__(self, env: Any, modes: list[str], rngs: list[np.random.Generator]):
         super().__init__(env, rngs)
+        n = len(modes)
         self.order = np.array([["rb".index(c) for c in mode] for mode in modes])  # (n, 4) colours
-        self.place = np.stack([uniform(rngs, -0.04, 0.04) for _ in range(4)], 1)  # m from the bin's middle, a cube each
+        self.taste = np.stack([rng.uniform(0.0, 0.05, (4, len(PLACES))) for rng in rngs])  # m of detour, against places
+        self.shift = np.stack([rng.uniform(-0.006, 0.006, 4) for rng in rngs])  # m, of a cube's places
+        self.line_up_y = uniform(rngs, 0.0, 0.05)  # m, where a cube is to be below its place
         self.depth = uniform(rngs, 0.30, 0.33)  # m, y that the pushes aim at
+        self.berth = uniform(rngs, 0.078, 0.088)  # m between the centres of a pushed cube and another
         self.push *= 1.3  # there is more to do
-        self.which = np.full(len(modes), -1)
-        self.lining_up = np.zeros(len(modes), bool)
-        self.chosen = np.full(len(modes), -1)  # the stage that `which` was chosen for
+        self.aside *= 0.5  # there is less room beside the goal
+        self.which = np.zeros(n, int)
+        self.chosen = np.full(n, -1)  # the stage that `which` was chosen for
+        self.due = np.ones(n, bool)  # whether to look for a way
+        self.path = np.zeros((n, LEGS, 2))  # m, the corners of the cube's way
+        self.leg = np.zeros(n, int)
+        self.seen = np.zeros((n, 4, 2))  # m, where the cubes were when the way was chosen
 
     def command(self, k: int) -> np.ndarray:
         """(n, 2) m."""
         poses, rows = self.env.object_pose, self.rows
         done = inside(poses)
-        tipped = done & (poses[..., 2] < TIPPED_Z)
-        colour = self.order[rows, np.minimum(self.stage, 3)]
-        open_ones = (colour[:, None] == COLOUR) & ~done
-        nearest = np.where(open_ones, poses[..., 1], -9.0).argmax(1)
-        new = (self.chosen != self.stage) & open_ones.any(1)
-        self.which[new], self.chosen[new] = nearest[new], self.stage[new]
-        which = np.maximum(self.which, 0)
-        goal_x = BIN_X[COLOUR[which]] + self.place[rows, which]
-        cube = poses[rows, which]
-        aside = np.abs(goal_x - cube[:, 0])
-        line_up = np.minimum(cube[:, 1] + 0.6 * aside, LINE_UP_Y)  # first to the right place along the edge
-        at_edge = (
-            aside * (self.depth - EDGE_Y) / np.maximum(self.depth - cube[:, 1], 0.01)
-        )  # m beside it, going straight
-        self.lining_up |= at_edge > 0.07
-        self.lining_up &= (at_edge > 0.03) & (cube[:, 2] > TIPPED_Z)
-        goal = np.stack([goal_x, np.where(self.lining_up, line_up, self.depth)], 1)
-        on_top = poses[..., 2] > 0.09  # what has fallen is in nobody's way
-        cubes = np.where(on_top[..., None] | (np.arange(4) == which[:, None])[..., None], poses[..., :2], 8.0)
-        return self.push_on(k, cubes, which, goal, tipped[rows, which])
+        on_top = (poses[..., 2] > 0.09) | (poses[..., 1] < EDGE_Y)  # what has fallen is in nobody's way
+        self._choose(poses[..., :2], done, on_top)
+        cube = poses[rows, self.which, :2]
+        goal = self.path[rows, self.leg]
+        over = goal[:, 1] > EDGE_Y  # on the last leg, back to its line soon
+        goal[over, 1] = np.minimum(goal[over, 1], cube[over, 1] + 0.12)
+        mine = np.arange(4) == self.which[:, None]
+        cubes = np.where((on_top | mine)[..., None], poses[..., :2], 8.0)
+        phase = self.phase.copy()
+        action = self.push_on(k, cubes, self.which, goal, (done & (poses[..., 2] < TIPPED_Z))[rows, self.which])
+        self.due |= (self.phase == APPROACH) & ((phase != APPROACH) | (self.searching % PATIENCE == PATIENCE - 1))
+        there = (np.linalg.norm(goal - cube, axis=1) < NEAR) & (self.leg < LEGS - 1) & ~over
+        self.leg += there
+        moved = np.linalg.norm(poses[..., :2] - self.seen, axis=-1) > 0.025
+        again = self._amiss(cube, there, over) | (moved & on_top & ~mine).any(1)  # another cube was touched
+        again &= self.phase == PUSH
+        self.phase[again] = APPROACH
+        self.due |= again
+        return action
+
+    def _amiss(self, cube: np.ndarray, there: np.ndarray, over: np.ndarray) -> np.ndarray:
+        """(n,) whether the cube turns a corner where it is `there`, or strays on its way `over` the edge."""
+        onward = unit(self.path[self.rows, self.leg] - cube)
+        pushed = unit(cube - self.env.tcp_pos[:, :2])
+        turned = there & ((onward * pushed).sum(1) < 0.92)  # more than 23 degrees
+        aside = np.abs(cube[:, 0] - BIN_X[COLOUR[self.which]])
+        return turned | (over & (aside > 0.056) & (cube[:, 1] > 0.09) & (cube[:, 1] < 0.19))
+
+    def heading(self, cube: np.ndarray, goal: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """(n, 2) unit vectors: straight to the next corner of the way."""
+        return unit(goal - cube)
+
+    def way(self, tool: np.ndarray, behind: np.ndarray, cubes: np.ndarray, keep_off: np.ndarray) -> np.ndarray:
+        """(n, 2) unit vectors: the shortest way past the cubes."""
+        way = unit(behind - tool)
+        m = self.phase == APPROACH
+        way[m] = unit(_paths.past(tool[m], behind[m], cubes[m], keep_off[m]) - tool[m])
+        for j in range(cubes.shape[1]):  # what is too close is left first
+            away = tool - cubes[:, j]
+            far = np.linalg.norm(away, axis=1)
+            inwards = np.maximum(-(way * unit(away)).sum(1), 0.0)
+            close = np.clip((keep_off - far) / 0.015, 0.0, 1.0)
+            way = unit(way + (close * (inwards + 1.5 * close))[:, None] * unit(away))
+        return way
+
+    def _choose(self, cubes: np.ndarray, done: np.ndarray, on_top: np.ndarray) -> None:
+        """Looks for the best cube and way where one is due; cubes (n, 4, 2) m, done and on_top (n, 4)."""
+        m = np.flatnonzero(self.due)
+        if not len(m):
+            return
+        self.due[m] = False
+        colour = self.order[m, np.minimum(done[m].sum(1), 3)]
+        open_ones = (colour[:, None] == COLOUR) & ~done[m]
+        another = (self.chosen != self.stage) | (self.searching >= PATIENCE - 1)
+        same = (np.arange(4) == self.which[m, None]) & ~another[m, None]
+        candidates = np.where((same & open_ones).any(1)[:, None], same, open_ones)
+        best = np.full(len(m), np.inf)
+        for j in range(4):
+            i = np.flatnonzero(candidates[:, j])
+            if not len(i):
+                continue
+            total, path = self._plan(m[i], j, cubes[m[i]], on_top[m[i]])
+            better = total < best[i]
+            best[i[better]] = total[better]
+            changed = m[i[better]]
+            self.which[changed], self.path[changed], self.leg[changed] = j, path[better], 0
+        self.chosen[m], self.seen[m] = self.stage[m], cubes[m]
+
+    def _plan(self, m: np.ndarray, j: int, cubes: np.ndarray, on_top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cost (len(m),) and corners (len(m), LEGS, 2) of the best way of cube j in episodes m."""
+        cube = cubes[:, j]
+        others = np.where((on_top & (np.arange(4) != j))[..., None], cubes, 9.0)
+        places = (BIN_X[COLOUR[j]] + self.shift[m, j])[:, None] + PLACES  # (len(m), places)
+        below = np.stack(np.broadcast_arrays(places, self.line_up_y[m, None]), -1)
+        beyond = np.stack(np.broadcast_arrays(places, self.depth[m, None]), -1)
+        nearby = _paths.rims(cubes[:, j : j + 1], np.full(len(m), 0.06))
+        points = np.concatenate([cube[:, None], nearby, _paths.rims(others, self.berth[m]), below, beyond], 1)
+        cost = _paths.costs(points, others, _paths.within(self.berth[m], others, cube)) + TURN
+        # the rod has to get behind the cube
+        first = unit(points - cube[:, None])
+        behind = cube[:, None] - first * self.standoff[m, None, None]
+        room = np.linalg.norm(behind[:, :, None] - others[:, None], axis=-1).min(2)
+        tool = self.env.tcp_pos[m, None, :2]
+        cost[:, 0] += 10 * np.maximum(0.055 - room, 0.0) + 0.5 * np.linalg.norm(behind - tool, axis=-1)
+        # nothing goes over the edge but into its bin
+        n_places = len(PLACES)
+        aside = np.abs(points[:, :, None, 0] - beyond[:, None, :, 0])
+        left = np.maximum(self.depth[m, None, None] - points[:, :, None, 1], 0.01)
+        at_edge = aside * (self.depth[m, None, None] - EDGE_Y) / left
+        cost[:, :, -n_places:] += 20 * np.maximum(at_edge - 0.025, 0.0)
+        outside = np.maximum(PLATFORM[:, 0] - points, points - PLATFORM[:, 1]).max(2).clip(0.0, 0.1)
+        outside[:, -n_places:] = 0.0
+        cost += 10 * outside[:, None]
+        last = np.full(points.shape[:2], np.inf)
+        last[:, -n_places:] = self.taste[m, j] + 30 * PLACES**2  # rather in the middle
+        total, way = _paths.shortest(cost, last, LEGS)
+        return total, points[np.arange(len(m))[:, None], way]
