@@ -53,6 +53,7 @@ def generate(
 class SortingExpert(CubePusher):
     """Controller of a batch of Sorting; modes: the order of colours that each episode is to show."""
 
+    wander = (0.001, 0.003)  # as in Pushing: a policy has to learn corrections
     slipped = 0.022  # sooner than in Pushing: a cube must not come over the edge beside its bin
 
     def __init__(self, env: Any, modes: list[str], rngs: list[np.random.Generator]):
@@ -86,7 +87,8 @@ class SortingExpert(CubePusher):
         mine = np.arange(4) == self.which[:, None]
         cubes = np.where((on_top | mine)[..., None], poses[..., :2], 8.0)
         phase = self.phase.copy()
-        action = self.push_on(k, cubes, self.which, goal, (done & (poses[..., 2] < TIPPED_Z))[rows, self.which])
+        tipped = done & (poses[..., 2] < TIPPED_Z) & (poses[..., 1] > 0.23)  # nearer, it may be stuck on the wall
+        action = self.push_on(k, cubes, self.which, goal, tipped[rows, self.which])
         self.due |= (self.phase == APPROACH) & ((phase != APPROACH) | (self.searching % PATIENCE == PATIENCE - 1))
         there = (np.linalg.norm(goal - cube, axis=1) < NEAR) & (self.leg < LEGS - 1) & ~over
         self.leg += there
@@ -102,8 +104,9 @@ class SortingExpert(CubePusher):
         onward = unit(self.path[self.rows, self.leg] - cube)
         pushed = unit(cube - self.env.tcp_pos[:, :2])
         turned = there & ((onward * pushed).sum(1) < 0.92)  # more than 23 degrees
-        aside = np.abs(cube[:, 0] - BIN_X[COLOUR[self.which]])
-        return turned | (over & (aside > 0.056) & (cube[:, 1] > 0.09) & (cube[:, 1] < 0.19))
+        bin_x = BIN_X[COLOUR[self.which]]
+        aside, before = np.abs(cube[:, 0] - bin_x), np.abs(self.seen[self.rows, self.which, 0] - bin_x)
+        return turned | (over & (aside > np.maximum(0.056, before + 0.01)) & (cube[:, 1] > 0.09) & (cube[:, 1] < 0.19))
 
     def heading(self, cube: np.ndarray, goal: np.ndarray, others: np.ndarray) -> np.ndarray:
         """(n, 2) unit vectors: straight to the next corner of the way."""
@@ -130,6 +133,7 @@ class SortingExpert(CubePusher):
         self.due[m] = False
         colour = self.order[m, np.minimum(done[m].sum(1), 3)]
         open_ones = (colour[:, None] == COLOUR) & ~done[m]
+        open_ones = np.where(open_ones.any(1)[:, None], open_ones, ~done[m])  # one of the others has come in with it
         another = (self.chosen != self.stage) | (self.searching >= PATIENCE - 1)
         same = (np.arange(4) == self.which[m, None]) & ~another[m, None]
         candidates = np.where((same & open_ones).any(1)[:, None], same, open_ones)
