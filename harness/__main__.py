@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 
 def verb_ls(argv: list[str]) -> int:
-    """What exists: tasks, methods, budgets, simulations."""
+    """What exists: tasks, methods, budgets, studies, simulations."""
+    from harness.studies import load_studies
+
     parser = cli.Parser(prog="python -m harness ls", description="List tasks, methods and budgets.")
     parser.add_argument("--suites", type=Path, default=SUITES)
-    suites = load_suites(parser.parse_args(argv).suites)
+    folder = parser.parse_args(argv).suites
+    suites = load_suites(folder)
     for kind, built in (("tasks", suites.tasks), ("methods", suites.methods)):
         print(f"{kind}:")
         for name, block in built.items():
@@ -36,6 +39,10 @@ def verb_ls(argv: list[str]) -> int:
     print("budgets:")
     for name, block in suites.budgets.items():
         print(f"  {name:15} {block['about']}")
+    if (folder / "studies.toml").exists():
+        print("studies:")
+        for name, study in load_studies(folder, suites).items():
+            print(f"  {name:15} {study.title} ({study.source}): {', '.join(v.name for v in study.variants)}")
     print(f"back ends:\n  {backends.BUILTIN:15} this project's simulation")
     print(f"  {backends.OFFICIAL:15} the original simulator: {backends.about()}")
     return 0

@@ -3,13 +3,16 @@
 One state, batch of one, a full window, scaling and conversion to NumPy included, as in section 5.4. Every teacher with each
 number of evaluations and VDD, in three ways: eager; eager with the averaged weights copied in and the others back at every
 call, as the original teachers do; compiled (traced and frozen). Fresh weights: what acting costs does not depend on them.
-The cases are timed in turn, so that all of them meet the same load; a turn is `burst` actions.
+The cases are timed in turn, so that all of them meet the same load; a turn is `burst` actions, and its value their median. With
+one thread on the CPU the clock is the processor time of this process, which what else runs there does not enter; otherwise it
+is the clock on the wall. Compiled up to MOST_TRACED evaluations: tracing writes every one of them out.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,6 +30,7 @@ from harness.provenance import provenance
 from methods.policy import Policy
 
 WAYS = (("eager", False), ("eager", True), ("compiled", False))
+MOST_TRACED = 16
 Case = dict[str, Any]
 
 
@@ -43,7 +47,7 @@ def cases(task: str, evaluations: list[int], device: str) -> list[tuple[Case, Ca
     found = []
     for name, method, n in [*((m, m, n) for m in ("beso", "ddpm") for n in evaluations), ("vdd", "vdd_ve", 1)]:
         for mode, copies in WAYS:
-            if copies and name == "vdd":
+            if (copies and name == "vdd") or (mode == "compiled" and n > MOST_TRACED):
                 continue  # VDD has no averaged weights to copy
             made = build(task, method, **(hyper_of(method, n) if name != "vdd" else {})).to(device)
             policy = Policy(made, "trace" if mode == "compiled" else "off")
@@ -79,15 +83,20 @@ def measure(
 ) -> measurement.Measurement:
     """The measurement of one device (measurement.py has its form)."""
     load = round(os.getloadavg()[0], 1)
+    processor = device == "cpu" and threads == 1
+    clock = time.process_time if processor else time.perf_counter
     made = cases(task, evaluations, device)
     for i in range(rounds + 1):  # the first round warms up
         for about, act in made:
-            began = time.perf_counter()
+            times = []
             for _ in range(burst):
+                began = clock()
                 act()
+                times.append(clock() - began)
             if i:
-                about["ms"].append(round((time.perf_counter() - began) / burst * 1e3, 4))
+                about["ms"].append(round(statistics.median(times) * 1e3, 4))
     about_us = provenance(device, threads) | {"device": device_name(device), "load": load}
+    about_us["clock"] = "processor" if processor else "wall"
     about_us["when"] = datetime.now(UTC).date().isoformat()
     return {
         "schema": measurement.SCHEMA, "kind": "inference", "task": task, "predictions": rounds * burst,
@@ -106,18 +115,25 @@ def device_name(device: str) -> str:
         return platform.processor() or platform.machine()
 
 
+def of_table(task: str) -> str:
+    """The evaluations of the task's part of Table 3; those of its first part for a task that it lacks."""
+    blocks = [block for block in SUITES.tables.values() if block.get("kind") == "inference"]
+    block = next((block for block in blocks if block["task"] == task), blocks[0])
+    return ",".join(map(str, block["evaluations"]))
+
+
 def main(argv: list[str]) -> int:
     parser = cli.Parser(
         prog="python -m harness bench inference", description="Milliseconds an action, as a file for Table 3."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for inference-<task>-<device>.json")
     parser.add_argument("--task", default="pushing", choices=sorted(SUITES.tasks))
-    parser.add_argument("--evaluations", default="1,8,32,64", help="of the teachers' networks (default 1,8,32,64)")
+    parser.add_argument("--evaluations", help="of the teachers' networks, such as 1,8 (default: those of Table 3)")
     parser.add_argument("--rounds", type=int, default=10, help="turns of every case")
     parser.add_argument("--burst", type=int, default=20, help="actions a turn")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
-    words = [word.strip() for word in args.evaluations.split(",")]
+    words = [word.strip() for word in (args.evaluations or of_table(args.task)).split(",")]
     if not all(word.isdecimal() and 1 <= int(word) <= 1000 for word in words):
         raise UserError(f"--evaluations must be numbers from 1 to 1000, such as 1,8. Got {args.evaluations[:60]!r}")
     for name in ("rounds", "burst", "threads"):

@@ -3,10 +3,11 @@
     {"schema": 1, "kind": "inference", "task", "predictions": int,
      "cases": [{"method": "beso" | "ddpm" | "vdd", "nfe": int, "device": "cpu" | "cuda", "mode": "eager" | "compiled",
                 "copies": bool, "ms": [float]}],
-     "provenance": {git_commit, git_dirty, versions, device, processor, threads, load, when}}
+     "provenance": {git_commit, git_dirty, versions, device, processor, threads, load, clock, when}}
 
-`ms`: milliseconds an action, one number a turn; `copies`: averaged weights copied in and out at every call, as the original
-teachers do. The file holds its SHA-256 (harness/sealed.py); nothing in it names a machine or a person.
+`ms`: milliseconds an action, one number a turn (the median of its actions); `copies`: averaged weights copied in and out at
+every call, as the original teachers do; `clock`: `processor` or `wall` time. The file holds its SHA-256 (harness/sealed.py);
+nothing in it names a machine or a person.
 """
 
 from __future__ import annotations

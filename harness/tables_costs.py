@@ -73,6 +73,7 @@ def machine_text(one: measurement.Measurement) -> str:
     p = one["provenance"]
     torch = p.get("versions", {}).get("torch", "unknown")
     load = f", load {p['load']}" if "load" in p else ""
+    load += f", {p['clock']} time" if "clock" in p else ""
     return f"ours: {p.get('device', 'unknown')}, torch {torch}, {p.get('threads', '?')} thread(s){load}"
 
 
