@@ -135,8 +135,16 @@ def write_film(frames: list[np.ndarray], path: str | Path, frame_ms: int, qualit
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     first, *rest = [Image.fromarray(frame) for frame in frames]
-    how = {"duration": frame_ms, "loop": 0, "quality": quality, "method": 4, "minimize_size": True}
-    first.save(path, save_all=True, append_images=rest, **how)
+    first.save(
+        path,
+        save_all=True,
+        append_images=rest,
+        duration=frame_ms,
+        loop=0,
+        quality=quality,
+        method=4,
+        minimize_size=True,
+    )
     return path
 
 
