@@ -108,6 +108,7 @@ class Records:
 
     def __init__(self, source: tables.Source, suites: Suites):
         self.source, self.suites = source, suites
+        self._known: dict[tuple[str, str, str], Value | None] = {}  # several claims ask for the same cell
 
     @cached_property
     def _found(self) -> tables.Found:
@@ -129,14 +130,19 @@ class Records:
             return None
         if len(values) > 1:
             return Value(sum(values) / len(values), statistics.standard_error(values))
-        cell = record.key_of(*mine[0]["cell"].values())
+        block, cell = self.suites.tasks.get(task), record.key_of(*mine[0]["cell"].values())
+        if block is None:  # a plug-in's that is gone
+            return Value(values[0])
         one = mine[0] if whole else record.read(record.record_path(self.source.out, cell), cell)
-        return Value(values[0], statistics.episode_error(self.suites.tasks[task], one["episodes"], name))
+        return Value(values[0], statistics.episode_error(block, one["episodes"], name))
 
     def cell(self, row: str, method: str, metric: str, table: int = 1) -> Value | None:
-        task, ending = TASK_OF.get(row, (row, ""))
-        by_seed = self._found.get((task, method), {})
-        return self._value([by_seed[seed] for seed in sorted(by_seed)], task, metric + ending, whole=False)
+        if (row, method, metric) not in self._known:
+            task, ending = TASK_OF.get(row, (row, ""))
+            by_seed = self._found.get((task, method), {})
+            entries = [by_seed[seed] for seed in sorted(by_seed)]
+            self._known[row, method, metric] = self._value(entries, task, metric + ending, whole=False)
+        return self._known[row, method, metric]
 
     def inference(self, task: str, method: str, nfe: int) -> Value | None:
         """The plain way of ours: eager, on a GPU where one was measured, weights not copied."""

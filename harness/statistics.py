@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 SEED = 0  # of every bootstrap
 RESAMPLES = 9999
 LEVEL = 0.95
 MANY = 500  # values: more would cost the bootstrap seconds and gigabytes, and the mean of so many is normal
+BLOCKS = 40  # of rollouts, each left out once in `episode_error`
 EXACT = 5  # values: up to here all n^n resamples are counted instead of drawn
 
 
@@ -87,30 +88,28 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def episode_error(
-    task: dict[str, Any], episodes: dict[str, list[Any]], metric: str, resamples: int = 200
-) -> float | None:
-    """Standard error of one cell's metric over its rollouts, by bootstrap; None where the episodes cannot give the metric.
+def episode_error(task: dict[str, Any], episodes: dict[str, list[Any]], metric: str) -> float | None:
+    """Standard error of one cell's metric over its rollouts; None where the episodes cannot give the metric.
 
-    Whole contexts are drawn where the metric is a mean over them (entropy per context), else rollouts. What other training
-    seeds would change is not in it. A rate of 0 or 1 has `rate_error`.
+    A rate has `rate_error`; else the jackknife: the metric without each context in turn where it is a mean over contexts, else
+    without each of BLOCKS parts of the rollouts. What other training seeds would change is not in it.
     """
     from harness.metrics import KEYS, compute
 
     count = len(episodes.get("success", []))
-    if not count or not set(KEYS) <= episodes.keys() or metric not in compute(task, episodes):
+    if not count or not set(KEYS) <= episodes.keys():
         return None
-    value = compute(task, episodes)[metric]
-    if metric.startswith("success"):
-        return rate_error(value, count)
-    import numpy as np
-
-    rng = np.random.default_rng(SEED)
-    groups = units(episodes["context"]) if task["entropy"] != "pooled" else [[i] for i in range(count)]
-    drawn = []
-    for _ in range(resamples):
-        drawn.append(compute(task, resampled(episodes, groups, rng.integers(len(groups), size=len(groups))))[metric])
-    return float(np.std(drawn, ddof=1))
+    value = compute(task, episodes).get(metric)
+    if value is None or metric.startswith("success"):
+        return None if value is None else rate_error(value, count)
+    groups = units(episodes["context"] if task["entropy"] != "pooled" else [i % BLOCKS for i in range(count)])
+    if len(groups) < 2:
+        return None
+    without = []
+    for group in groups:
+        left = set(range(count)) - set(group)
+        without.append(compute(task, {key: [episodes[key][i] for i in sorted(left)] for key in KEYS})[metric])
+    return math.sqrt((len(groups) - 1) / len(groups) * sum((v - statistics.fmean(without)) ** 2 for v in without))
 
 
 def units(contexts: Sequence[Any]) -> list[list[int]]:
@@ -119,13 +118,6 @@ def units(contexts: Sequence[Any]) -> list[list[int]]:
     for i, context in enumerate(contexts):
         found.setdefault(str(context), []).append(i)
     return list(found.values())
-
-
-def resampled(episodes: dict[str, list[Any]], groups: list[list[int]], drawn: Iterable[int]) -> dict[str, list[Any]]:
-    """The episodes of the drawn groups; a group drawn twice counts as two contexts."""
-    rows = [(row, copy) for copy, i in enumerate(drawn) for row in groups[i]]
-    chosen = {key: [episodes[key][row] for row, _ in rows] for key in ("success", "mode", "length", "return")}
-    return chosen | {"context": [copy for _, copy in rows]}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

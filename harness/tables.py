@@ -238,8 +238,12 @@ def other_rows(suites: Suites, block: dict[str, Any], found: Iterable[tuple[str,
     known = {row["task"] for table in suites.tables.values() for row in table.get("rows", ()) if "task" in row}
     metric = block["rows"][-1]["metric"]
     tasks = sorted({task for task, _ in found} - known) if block.get("others") else []
-    titles = {task: suites.tasks[task]["title"] if task in suites.tasks else task for task in tasks}
-    return [{"row": t, "task": t, "title": titles[t], "metric": metric, "ours": metric} for t in tasks]
+    return [{"row": t, "task": t, "title": task_title(suites, t), "metric": metric, "ours": metric} for t in tasks]
+
+
+def task_title(suites: Suites, task: str) -> str:
+    """A task's title; its name where the suites do not know it (a plug-in's that is gone)."""
+    return str(suites.tasks[task]["title"]) if task in suites.tasks else task
 
 
 def rollouts_of(suites: Suites, row: dict[str, Any], mine: list[record.Record]) -> dict[str, Any]:

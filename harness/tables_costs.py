@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import measurement, record, studies
 from harness.registry import Suites
-from harness.tables import Entry, Found, Source, Table, origin, paper_lines, provenance
+from harness.tables import Entry, Found, Source, Table, origin, paper_lines, provenance, task_title
 
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 NO_SPREAD = "the paper gives no spread: differences alone"
@@ -89,13 +89,15 @@ def hours(name: str, suites: Suites, source: Source, found: Found) -> Table:
                 entry for task in block[kind] for entry in found.get((task, method), {}).values()
                 if entry["timings"].get("train_s")
             ]  # fmt: skip
-            used += [(suites.tasks[entry["cell"]["task"]]["title"], entry) for entry in mine]
+            used += [(task_title(suites, entry["cell"]["task"]), entry) for entry in mine]
             times = tuple(entry["timings"]["train_s"] / 3600 for entry in mine)
             text = paper[method][f"{kind}_hours"].replace("-", "–")
             entries[method][kind] = Entry(
                 method, kind, "hours", times, len(times), paper_text=text, **origin(mine)
             )  # fmt: skip
-    rows = [(method, suites.methods[method]["title"]) for method in block["methods"]]
+    rows = [
+        (method, suites.methods[method]["title"] if method in suites.methods else method) for method in block["methods"]
+    ]
     columns = [("state", "state-based"), ("image", "image-based")]
     notes = provenance(used) or ["no records yet"]
     notes += [f"ours on: {', '.join(devices([entry for _, entry in used]))}"] if used else []

@@ -115,7 +115,7 @@ def episodes(successes, contexts):
 
 @pytest.mark.parametrize("task", ["avoiding", "aligning", "stacking"])
 def test_the_error_of_one_cell_is_that_of_many(task):
-    """The bootstrap error of an entropy is near the spread of entropies of cells drawn anew."""
+    """The jackknife error of an entropy is near the spread of entropies of cells drawn anew."""
     block, rng = SUITES.tasks[task], random.Random(0)
 
     def cell():
@@ -129,7 +129,7 @@ def test_the_error_of_one_cell_is_that_of_many(task):
         return made
 
     spread = np.std([compute(block, cell())["entropy"] for _ in range(60)], ddof=1)
-    guessed = np.mean([statistics.episode_error(block, cell(), "entropy", 60) for _ in range(3)])
+    guessed = np.mean([statistics.episode_error(block, cell(), "entropy") for _ in range(3)])
     assert 0.5 * spread < guessed < 2 * spread
 
 

@@ -160,3 +160,16 @@ def test_a_bad_measurement_is_named(tmp_path):
     for wrong in ({"schema": 2}, {"cases": [{}]}, {"cases": [good["cases"][0] | {"ms": [0.0]}]}, {"kind": 3}):
         with pytest.raises(ValueError, match="measurement"):
             measurement.write(tmp_path / "x.json", good | wrong)
+
+
+def test_records_of_tasks_and_methods_that_are_gone(tmp_path, capsys):
+    """As those of a plug-in that is no longer installed."""
+    from standins import verb
+
+    for task, method in (("gone", "vdd_ve"), ("kitchen", "beso"), ("sorting_image", "vdd_ve"), ("avoiding", "other")):
+        write_record(tmp_path, task, method, 0, metrics={"success": 0.5, "entropy": 0.5, "return": 1.0})
+    table = one(tables.Source(tmp_path, tmp_path, tmp_path))
+    assert ("gone", "gone") in table.rows and ("other", "OTHER") in table.columns
+    for name in ("tables", "claims"):
+        assert verb(name, "--out", str(tmp_path), "--studies", str(tmp_path), "--measurements", str(tmp_path)) == 0
+    assert "gone" in capsys.readouterr().out
