@@ -54,21 +54,7 @@ def first_run(tmp_path_factory):
 
 
 def test_every_command_is_known():
-    verbs = {
-        "ls",
-        "plan",
-        "status",
-        "tables",
-        "claims",
-        "report",
-        "figures",
-        "data",
-        "bench",
-        "ship",
-        "cancel",
-        "retry",
-        "render",
-    }
+    verbs = set("ls plan status tables claims report figures data bench ship cancel retry render compare".split())
     assert RUNS and {argv[0] for argv in VERBS} == verbs
     known = [c for c in commands() if c in OTHER or c.startswith(("python -m harness ", "python -m harness.run "))]
     assert commands() == known and set(OTHER) <= set(known)
