@@ -13,4 +13,9 @@ for _task in ("Aligning", "Pushing", "Sorting", "Stacking"):
         entry_point=f"envs.{_task.lower()}:{_task}Env",
         vector_entry_point=f"envs.{_task.lower()}:{_task}VectorEnv",
     )
+gymnasium.register(
+    "vdd/BlockPush-v0",
+    entry_point="envs.block_push:BlockPushEnv",
+    vector_entry_point="envs.block_push:BlockPushVectorEnv",
+)
 gymnasium.register("vdd/Toy-v0", entry_point="envs.toy:ToyEnv", vector_entry_point="envs.toy:ToyVectorEnv")

@@ -18,7 +18,7 @@ class Simulations:
     N nor on the number of threads.
     """
 
-    def __init__(self, model: mujoco.MjModel, count: int, num_threads: int = 1):
+    def __init__(self, model: mujoco.MjModel, count: int, num_threads: int = 1, robot_joint: str = "joint1"):
         if int(count) != count or count < 1:
             raise UserError(f"the number of environments must be a positive integer, got {count!r}")
         if int(num_threads) != num_threads or num_threads < 1:
@@ -30,7 +30,7 @@ class Simulations:
         self.table = np.array(
             [[d._address] + [a.ctypes.data for a in (d.qpos, d.qvel, d.qfrc_bias, d.ctrl)] for d in self.data], np.int64
         )  # (N, 5) addresses, in the order the kernels expect
-        joint = model.joint("joint1")
+        joint = model.joint(robot_joint)  # the first of the robot's
         self.robot_qpos, self.robot_qvel = int(joint.qposadr[0]), int(joint.dofadr[0])
         self._tcp = model.site("tcp").id
 

@@ -42,12 +42,13 @@ class BatchEnv:
     goal_tokens: int = 0  # G: observations that say what an episode is to reach; 0: the task has no goals
     goal_mask: np.ndarray | None = None  # (D,) bool: what a goal shows of an observation; None: everything
     max_steps: int
+    robot_joint: str = "joint1"  # name of the robot's first joint in the scene
     substeps: int = 35  # physics steps of 1 ms a control step
     start_qpos: np.ndarray  # (9,) robot joints and fingers after a reset
     start_qvel: np.ndarray
 
     def __init__(self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None):
-        self.sims = Simulations(self.model(), num_envs, num_threads)
+        self.sims = Simulations(self.model(), num_envs, num_threads, self.robot_joint)
         n = self.num_envs = len(self.sims)
         if max_steps is not None:
             if int(max_steps) != max_steps or max_steps < 1:

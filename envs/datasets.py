@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import d3il_files, safe_pickle
+from envs import blockpush_files, d3il_files, safe_pickle
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -82,6 +82,9 @@ OFFICIAL = {
 }  # fmt: skip
 
 
+ARRAYS = {"block_push": blockpush_files}  # tasks published as arrays: modules with `read(root)` and `parse(files)`
+
+
 @dataclass(frozen=True)
 class Scripted:
     """A module with `GENERATOR_VERSION` and `generate(seed, progress)`: `episodes` items with obs, actions, mode.
@@ -99,6 +102,7 @@ SCRIPTED = {
     "pushing": Scripted("envs.demonstrators.pushing", 2000),
     "sorting": Scripted("envs.demonstrators.sorting", 1054),
     "stacking": Scripted("envs.demonstrators.stacking", 1095),
+    "block_push": Scripted("envs.demonstrators.block_push", 1000),
     "toy": Scripted("envs.demonstrators.toy", 4000),
 }
 
@@ -127,8 +131,11 @@ def load_demonstrations(
     root = _data_root(data_root)
     if root is not None:
         files = _read(task, root)
-        episodes = [OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
-        origin = f"D3IL, {OFFICIAL[task].folder}, {len(files)} files"
+        if task in ARRAYS:
+            episodes, origin = ARRAYS[task].parse(files), f"published arrays, {len(files)} files"
+        else:
+            episodes = [OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
+            origin = f"D3IL, {OFFICIAL[task].folder}, {len(files)} files"
         return Demonstrations(task, "official", origin, _identity(files), _digest(episodes), episodes)
     module = _generator(task)
     identity = _scripted_identity(task, module, seed)
@@ -144,15 +151,17 @@ def _data_root(data_root: Path | str | None) -> Path | None:
 
 def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
     """The task's files in order of name, with their content."""
-    if task not in OFFICIAL:
+    if task not in OFFICIAL and task not in ARRAYS:
         raise UserError(
-            f"task {task!r} has no loader for original files; those with one: {', '.join(sorted(OFFICIAL))}"
+            f"task {task!r} has no loader for original files; those with one: {', '.join(sorted({*OFFICIAL, *ARRAYS}))}"
         )
     if not root.is_dir():
         raise UserError(
             f"data root {root}: no such folder; give an existing one by --data-root or $VDD_DATA_ROOT, "
             "or neither to use the scripted demonstrations"
         )
+    if task in ARRAYS:
+        return ARRAYS[task].read(root)
     folder = OFFICIAL[task].folder
     places = [root / "d3il" / folder, root / folder]
     for base, place in zip((root / "d3il", root), places, strict=True):

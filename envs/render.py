@@ -19,7 +19,7 @@ from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
 BACKENDS = ("egl", "osmesa")
-TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking")
+TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking", "block_push")
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
 
 
@@ -49,6 +49,7 @@ class SceneRenderer:
             links = [g for g in range(self.model.ngeom) if self.model.geom(g).name.startswith("link")]
             self.model.geom_rgba[links] = (0.93, 0.94, 0.95, 1.0)
         self.data = mujoco.MjData(self.model)
+        self.view = getattr(task, "camera", VIEW)  # a task may choose its own
         self.size = (width, height)
         self._gl = _gl_context(width, height)
         self._gl.make_current()
@@ -59,7 +60,7 @@ class SceneRenderer:
     def picture(
         self, qpos: np.ndarray, camera: dict | None = None, moved: dict[str, np.ndarray] | None = None
     ) -> np.ndarray:
-        """(height, width, 3) uint8 of the state qpos, seen from camera (see `VIEW`).
+        """(height, width, 3) uint8 of the state qpos, seen from camera (see `VIEW`; default: the task's own).
 
         moved: poses (7,) of bodies without joints that a context moves, by name (`ObjectBatch.scene_poses`).
         """
@@ -72,7 +73,7 @@ class SceneRenderer:
         mujoco.mj_forward(self.model, self.data)
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FREE
-        for key, value in (camera or VIEW).items():
+        for key, value in (camera or self.view).items():
             setattr(view, key, value)
         mujoco.mjv_updateScene(
             self.model, self.data, mujoco.MjvOption(), None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
@@ -95,7 +96,7 @@ class SceneRenderer:
 def _task(name: str) -> type[BatchEnv]:
     if name not in TASKS:
         raise unknown("task with a scene", name, TASKS)
-    return getattr(importlib.import_module(f"envs.{name}"), f"{name.capitalize()}Batch")
+    return getattr(importlib.import_module(f"envs.{name}"), f"{name.title().replace('_', '')}Batch")
 
 
 def render_task(

@@ -15,7 +15,14 @@ from envs.avoiding import AvoidingBatch
 from harness.errors import UserError
 
 TRACE = Path(__file__).parent / "data" / "traces" / "avoiding_8.npz"
-TASKS = ("vdd/Avoiding-v0", "vdd/Aligning-v0", "vdd/Pushing-v0", "vdd/Sorting-v0", "vdd/Stacking-v0")
+TASKS = (
+    "vdd/Avoiding-v0",
+    "vdd/Aligning-v0",
+    "vdd/Pushing-v0",
+    "vdd/Sorting-v0",
+    "vdd/Stacking-v0",
+    "vdd/BlockPush-v0",
+)
 
 
 @pytest.fixture
@@ -113,7 +120,7 @@ def test_bad_input_is_named(env):
         env.unwrapped.step(np.array([np.inf, 0.0]))
 
 
-@pytest.mark.parametrize("task", ["avoiding", "aligning", "pushing", "sorting", "stacking"])
+@pytest.mark.parametrize("task", ["avoiding", "aligning", "pushing", "sorting", "stacking", "block_push"])
 def test_picture(tmp_path, task):
     from envs.render import render_task
 
