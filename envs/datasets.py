@@ -99,6 +99,7 @@ SCRIPTED = {
     "pushing": Scripted("envs.demonstrators.pushing", 2000),
     "sorting": Scripted("envs.demonstrators.sorting", 1054),
     "stacking": Scripted("envs.demonstrators.stacking", 1095),
+    "kitchen": Scripted("envs.demonstrators.kitchen", 566),
     "toy": Scripted("envs.demonstrators.toy", 4000),
 }
 

@@ -18,15 +18,14 @@ import numpy as np
 TIP = 0.035  # m from the model's tool centre point to where the closed fingers touch
 STIFFNESS = np.array([870.0] * 4 + [120.0] * 3)  # N m/rad of the position actuators
 LEAD = np.array([2.0] * 4 + [1.6] * 3)  # 1 / (1 - exp(-0.08 s stiffness / damping))
-MAX_CHANGE = 0.085  # rad a step, of the reference
+MAX_CHANGE = 0.09  # rad a step, of the reference
 WRIST_SLACK = np.array([1.0] * 4 + [2.5] * 3)  # the wrist's actuators are softer
 REACH = 0.16  # rad or m, what an action of 1 adds to the observed position
-DAMPING = 0.03  # of the least squares, m
+DAMPING = 0.02  # of the least squares, m
 TURN_GAIN, MAX_TURN = 0.35, 0.10  # share of the remaining angle and rad, a step
 TURN_WEIGHT = 0.3  # m, of an angle's error against a position's
-NULL_GAIN = 0.12
+NULL_GAIN, MAX_NULL = 0.06, 0.03
 REST = np.array([0.15, -1.4, 1.7, -2.2, 0.2, 0.7, 1.6])  # rad, posture that the null space is drawn to
-OPEN, CLOSED = 0.04, 0.0  # m, each finger
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Motion:
     yaw: float = 0.0
     tilt: float = 0.0
     roll: float = 0.0
-    grip: float = CLOSED
+    grip: float = 0.0
     slack: float = 0.06
 
 
@@ -67,6 +66,8 @@ class Arm:
         self._jacobian = np.zeros((6, self.model.nv))
         self._low, self._high = self.model.jnt_range[:7].T + np.array([[0.02], [-0.02]])
         self._look()
+
+    motion = Motion  # so that who moves an arm need not import the simulator
 
     def _look(self) -> None:
         """Pose and Jacobian of the reference."""
@@ -105,7 +106,7 @@ class Arm:
         turn *= min(TURN_GAIN, MAX_TURN / max(float(np.linalg.norm(turn)), 1e-9))
         wanted, q = np.r_[motion.step, TURN_WEIGHT * turn], self.reference
         jacobian = self._jacobian[:, :7] * np.r_[np.ones(3), np.full(3, TURN_WEIGHT)][:, None]
-        rest, free = NULL_GAIN * (REST - q), np.ones(7)
+        rest, free = np.clip(NULL_GAIN * (REST - q), -MAX_NULL, MAX_NULL), np.ones(7)
         for _ in range(3):
             held = jacobian * free
             inverse = held.T @ np.linalg.inv(held @ held.T + DAMPING**2 * np.eye(6))
