@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import d3il_files, safe_pickle
+from envs import array_files, d3il_files, kitchen_files, safe_pickle
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -66,7 +66,17 @@ class Official:
     lists: tuple[str, ...] = ()
 
 
-OFFICIAL = {
+@dataclass(frozen=True)
+class OfficialArrays:
+    """A task whose demonstrations are published as a few array files: where they may lie below the data root, what they
+    are called, and how all of them together become episodes."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    parse: Callable[[list[tuple[Path, bytes]]], list[Episode]]
+
+
+OFFICIAL: dict[str, Official | OfficialArrays] = {
     "avoiding": Official("avoiding/data", d3il_files.avoiding),
     "aligning": Official(
         "aligning/all_data/state", d3il_files.aligning, ("aligning/train_files.pkl", "aligning/eval_files.pkl")
@@ -79,6 +89,7 @@ OFFICIAL = {
     "stacking": Official(
         "stacking/all_data", d3il_files.stacking, ("stacking/train_files.pkl", "stacking/eval_files.pkl")
     ),
+    "kitchen": OfficialArrays(kitchen_files.FOLDERS, kitchen_files.FILES, kitchen_files.kitchen),
 }  # fmt: skip
 
 
@@ -127,9 +138,13 @@ def load_demonstrations(
     """
     root = _data_root(data_root)
     if root is not None:
-        files = _read(task, root)
-        episodes = [OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
-        origin = f"D3IL, {OFFICIAL[task].folder}, {len(files)} files"
+        files, official = _read(task, root), OFFICIAL[task]
+        if isinstance(official, OfficialArrays):
+            episodes = official.parse(files)
+            origin = f"{files[0][0].parent.name}, {len(files)} array files"
+        else:
+            episodes = [official.parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
+            origin = f"D3IL, {official.folder}, {len(files)} files"
         return Demonstrations(task, "official", origin, _identity(files), _digest(episodes), episodes)
     module = _generator(task)
     identity = _scripted_identity(task, module, seed)
@@ -154,16 +169,31 @@ def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
             f"data root {root}: no such folder; give an existing one by --data-root or $VDD_DATA_ROOT, "
             "or neither to use the scripted demonstrations"
         )
-    folder = OFFICIAL[task].folder
+    official = OFFICIAL[task]
+    if isinstance(official, OfficialArrays):
+        return _read_arrays(task, root, official)
+    folder = official.folder
     places = [root / "d3il" / folder, root / folder]
     for base, place in zip((root / "d3il", root), places, strict=True):
         if place.is_dir():
-            paths = _listed(sorted(place.glob("*.pkl")), [base / name for name in OFFICIAL[task].lists], place)
+            paths = _listed(sorted(place.glob("*.pkl")), [base / name for name in official.lists], place)
             if paths:
                 return [(path, safe_pickle.read_bytes(path)) for path in paths]
             raise UserError(f"{place}: holds no *.pkl files; expected one per demonstration of task {task!r}")
     raise UserError(
         f"data root {root}: nothing for task {task!r}; expected {' or '.join(map(str, places))}. "
+        "Give no data root to use the scripted demonstrations"
+    )
+
+
+def _read_arrays(task: str, root: Path, official: OfficialArrays) -> list[tuple[Path, bytes]]:
+    """The array files of the first folder that holds any of them."""
+    for place in (root / folder for folder in official.folders):
+        if any((place / name).exists() for name in official.files):
+            return array_files.read_files(place, official.files)
+    raise UserError(
+        f"data root {root}: nothing for task {task!r}; expected {', '.join(official.files)} in "
+        f"{' or '.join(str(root / folder) for folder in official.folders)}. "
         "Give no data root to use the scripted demonstrations"
     )
 

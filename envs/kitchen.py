@@ -28,7 +28,7 @@ Differences from the original
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import mujoco
@@ -56,7 +56,9 @@ START = np.array([
 LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])  # of set-points, rad (fingers m)
 HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
 # Amplitudes of the noise by observed value, from the original's configuration file (read by number, not by meaning).
-AMPLITUDE = np.array([0.1] * 9 + [0.005] * 2 + [0.0005] * 6 + [0.005] * 3 + [0.1] * 3 + [0.005] * 3 + [0.1] * 3 + [0.005])
+AMPLITUDE = np.array(
+    [0.1] * 9 + [0.005] * 2 + [0.0005] * 6 + [0.005] * 3 + [0.1] * 3 + [0.005] * 3 + [0.1] * 3 + [0.005]
+)
 DEFAULT_GOAL = ("microwave", "kettle", "bottom burner", "light switch")  # the original's default
 SITES = ("knob2_site", "knob4_site", "light_site", "slide_site", "hinge_site2", "microhandle_site", "kettle_site")
 
@@ -65,7 +67,7 @@ SITES = ("knob2_site", "knob4_site", "light_site", "slide_site", "hinge_site2", 
 def position_steps(model, table, ids, setpoints, substeps):
     """Advances simulations ids by `substeps` physics steps, with setpoints (n, 9) of the position actuators."""
     for i in ids:
-        ctrl = carray(_pointer(table[i, 4]), 9)
+        ctrl = carray(_pointer(table[i, 4]), 9)  # type: ignore[call-arg]  # an intrinsic takes no context
         for j in range(9):
             ctrl[j] = setpoints[i, j]
         for _ in range(substeps):
@@ -244,7 +246,7 @@ def default_goal() -> np.ndarray:
 class KitchenEnv(SingleEnv):
     """One kitchen with the Gymnasium interface."""
 
-    metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 12.5}
+    metadata: ClassVar[dict] = {"render_modes": ["rgb_array"], "render_fps": 12.5}  # type: ignore[misc]
     batch_class = KitchenBatch
 
 

@@ -19,7 +19,7 @@ from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
 BACKENDS = ("egl", "osmesa")
-TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking")
+TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking", "kitchen")
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
 
 
@@ -50,6 +50,7 @@ class SceneRenderer:
             self.model.geom_rgba[links] = (0.93, 0.94, 0.95, 1.0)
         self.data = mujoco.MjData(self.model)
         self.size = (width, height)
+        self._view = getattr(task, "view", VIEW)
         self._gl = _gl_context(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -72,7 +73,7 @@ class SceneRenderer:
         mujoco.mj_forward(self.model, self.data)
         view = mujoco.MjvCamera()
         view.type = mujoco.mjtCamera.mjCAMERA_FREE
-        for key, value in (camera or VIEW).items():
+        for key, value in (camera or self._view).items():
             setattr(view, key, value)
         mujoco.mjv_updateScene(
             self.model, self.data, mujoco.MjvOption(), None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene

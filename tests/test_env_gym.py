@@ -15,7 +15,7 @@ from envs.avoiding import AvoidingBatch
 from harness.errors import UserError
 
 TRACE = Path(__file__).parent / "data" / "traces" / "avoiding_8.npz"
-TASKS = ("vdd/Avoiding-v0", "vdd/Aligning-v0", "vdd/Pushing-v0", "vdd/Sorting-v0", "vdd/Stacking-v0")
+TASKS = ("vdd/Avoiding-v0", "vdd/Aligning-v0", "vdd/Pushing-v0", "vdd/Sorting-v0", "vdd/Stacking-v0", "vdd/Kitchen-v0")
 
 
 @pytest.fixture

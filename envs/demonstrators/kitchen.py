@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs._kitchen_tasks import mode_of
+from envs._kitchen_tasks import completed, mode_of
 from envs.datasets import Episode
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _attempt(jobs: list[Job], seed: int) -> list[tuple[Episode | None, str]]:
     result: list[tuple[Episode | None, str]] = []
     for i, (wanted, _, _) in enumerate(jobs):
         obs, mode = np.stack(rows[i]), str(env.mode[i])
-        good = mode == wanted and mode_of(obs) == wanted
+        good = mode == wanted == mode_of(obs) and bool((completed(obs[-2:]).sum(1) == len(wanted)).all())  # still done
         episode = Episode(obs, np.stack(moves[i]), np.array([float(seeds[i])]), wanted) if good else None
         result.append((episode, mode))
     env.close()
@@ -121,8 +121,15 @@ class Cook:
         return self.arm.data.qpos
 
     def programme(self, tasks: str) -> Generator[Motion, None, None]:
-        does = {"m": self.microwave, "k": self.kettle, "b": self.bottom, "t": self.top, "l": self.light,
-                "s": self.slide, "h": self.hinge}
+        does = {
+            "m": self.microwave,
+            "k": self.kettle,
+            "b": self.bottom,
+            "t": self.top,
+            "l": self.light,
+            "s": self.slide,
+            "h": self.hinge,
+        }
         for letter in tasks:
             yield from does[letter]()
         yield from self.retreat()
@@ -132,8 +139,21 @@ class Cook:
     def jitter(self, size: float) -> np.ndarray:
         return self.rng.uniform(-size, size, 3)
 
-    def go(self, target: Any, speed=None, near=0.012, until: Callable[[], bool] | None = None, lost: Callable[[], bool] | None = None, limit=40, grip=CLOSED,
-           yaw=0.0, tilt=0.0, roll: Any = 0.0, slack=0.06, clear=0.52):
+    def go(
+        self,
+        target: Any,
+        speed=None,
+        near=0.012,
+        until: Callable[[], bool] | None = None,
+        lost: Callable[[], bool] | None = None,
+        limit=40,
+        grip=CLOSED,
+        yaw=0.0,
+        tilt=0.0,
+        roll: Any = 0.0,
+        slack=0.06,
+        clear=0.52,
+    ):
         speed = self.speed if speed is None else speed
         for _ in range(limit):
             goal = target() if callable(target) else target
@@ -189,8 +209,14 @@ class Cook:
             start = handle() + 0.068 * right
             yield from self.go(start - 0.13 * back, yaw=yaw, near=0.03, limit=25)
             yield from self.go(start + 0.02 * back, yaw=yaw, speed=0.04, near=0.026, limit=15)
-            done = yield from self.go(ahead, speed=0.045, until=lambda: self.qpos[22] < enough, yaw=yaw, limit=40,
-                                      lost=lambda: ((self.arm.tip - handle()) @ back) < -0.03)
+            done = yield from self.go(
+                ahead,
+                speed=0.045,
+                until=lambda: self.qpos[22] < enough,
+                yaw=yaw,
+                limit=40,
+                lost=lambda: ((self.arm.tip - handle()) @ back) < -0.03,
+            )
             if done:
                 break
         yield from self.go(self.arm.tip + 0.06 * right - 0.10 * back, yaw=yaw, near=0.04)
@@ -206,7 +232,9 @@ class Cook:
 
         def ahead():  # to the side where the push turns the kettle back
             yaw = 2.0 * self.qpos[29]
-            return np.array([self.qpos[23] + 0.3 * (-0.25 - self.qpos[23]) - 0.1 * yaw, self.arm.tip[1] + 0.06, start[2]])
+            return np.array(
+                [self.qpos[23] + 0.3 * (-0.25 - self.qpos[23]) - 0.1 * yaw, self.arm.tip[1] + 0.06, start[2]]
+            )
 
         yield from self.go(ahead, speed=self.push * 1.5, until=lambda: self.qpos[24] > enough, limit=40, tilt=tilt)
         yield from self.go(self.arm.tip + np.array([0, -0.10, 0.05]), near=0.03, tilt=tilt)
@@ -221,11 +249,18 @@ class Cook:
             start = -self.qpos[at]
             front = knob + np.array([0.008, -0.034, 0.0]) + self.jitter(0.004) * np.array([1.0, 0.0, 1.0])
             yield from self.go(front + np.array([0.0, -0.08, 0.0]), near=0.03, tilt=tilt, roll=start)
-            yield from self.go(front + np.array([0.0, -0.012, 0.0]), near=0.01, speed=0.045, tilt=tilt, limit=15, roll=start)
+            yield from self.go(
+                front + np.array([0.0, -0.012, 0.0]), near=0.01, speed=0.045, tilt=tilt, limit=15, roll=start
+            )
             yield from self.go(front + np.array([0.0, 0.01, 0.0]), speed=0.02, tilt=tilt, limit=2, roll=start)
             done = yield from self.go(
-                front + np.array([0.0, 0.012, 0.0]), until=lambda: self.qpos[at] < enough, limit=18, tilt=tilt,
-                lost=lambda: abs(self.arm.tip[0] - knob[0]) > 0.05, roll=lambda: 0.35 - self.qpos[at])
+                front + np.array([0.0, 0.012, 0.0]),
+                until=lambda: self.qpos[at] < enough,
+                limit=18,
+                tilt=tilt,
+                lost=lambda: abs(self.arm.tip[0] - knob[0]) > 0.05,
+                roll=lambda: 0.35 - self.qpos[at],
+            )
             if done:
                 break
         yield from self.retreat()
@@ -242,8 +277,12 @@ class Cook:
         start = s + np.array([0.072, 0.0, self.rng.uniform(-0.01, 0.01)])
         yield from self.go(start + np.array([0.01, -0.14, 0]), near=0.015)
         yield from self.go(start, speed=0.045, near=0.015, limit=15)
-        yield from self.go(lambda: np.array([self.arm.tip[0] - 0.05, s[1] + 0.005, start[2]]), speed=self.push,
-                           until=lambda: self.qpos[17] < -0.64, limit=50)
+        yield from self.go(
+            lambda: np.array([self.arm.tip[0] - 0.05, s[1] + 0.005, start[2]]),
+            speed=self.push,
+            until=lambda: self.qpos[17] < -0.64,
+            limit=50,
+        )
         yield from self.go(self.arm.tip + np.array([0.03, -0.02, 0]), near=0.02, limit=6)
         yield from self.retreat()
 
@@ -254,8 +293,12 @@ class Cook:
         yield from self.go(start + np.array([0, -0.15, 0]), near=0.03)
         yield from self.go(start, speed=0.045, near=0.02, limit=15)
         enough = self.rng.uniform(0.2, 0.36)
-        yield from self.go(lambda: np.array([self.arm.tip[0] + 0.05, start[1], start[2]]), speed=0.05,
-                           until=lambda: self.qpos[19] > enough, limit=60)
+        yield from self.go(
+            lambda: np.array([self.arm.tip[0] + 0.05, start[1], start[2]]),
+            speed=0.05,
+            until=lambda: self.qpos[19] > enough,
+            limit=60,
+        )
         yield from self.go(self.arm.tip + np.array([-0.03, -0.02, 0]), near=0.02, limit=6)
         yield from self.retreat()
 
@@ -269,7 +312,7 @@ class Cook:
         def ahead():
             r = handle()[:2] - pivot
             c, s = np.cos(0.15), np.sin(0.15)
-            return np.r_[pivot + [c * r[0] - s * r[1], s * r[0] + c * r[1] + 0.01], z]
+            return np.array([pivot[0] + c * r[0] - s * r[1], pivot[1] + s * r[0] + c * r[1] + 0.01, z])
 
         def edge():
             return pivot - 0.377 * np.array([np.cos(self.qpos[21]), np.sin(self.qpos[21])])
@@ -285,8 +328,14 @@ class Cook:
             yield from self.go(handle() - 0.13 * back, grip=OPEN, near=0.025, yaw=yaw)
             yield from self.go(handle() + 0.012 * back, grip=OPEN, speed=0.035, yaw=yaw, limit=15)
             yield from self.wait(5, CLOSED, yaw)
-            yield from self.go(ahead, speed=1.4 * self.push, until=lambda: self.qpos[21] > enough, limit=32, yaw=turned,
-                               lost=lambda: float(np.linalg.norm(self.arm.tip - handle())) > 0.045)
+            yield from self.go(
+                ahead,
+                speed=1.4 * self.push,
+                until=lambda: self.qpos[21] > enough,
+                limit=32,
+                yaw=turned,
+                lost=lambda: float(np.linalg.norm(self.arm.tip - handle())) > 0.045,
+            )
             if self.qpos[21] > 0.55:
                 break
         yield from self.wait(3, OPEN, turned())
@@ -297,8 +346,12 @@ class Cook:
             e = edge()
             yield from self.go(np.array([e[0] - 0.15, e[1] - 0.08, z]), near=0.04)
             yield from self.go(np.array([e[0] - 0.15, e[1] + 0.08, z]), near=0.04, limit=15)
-            done = yield from self.go(lambda: np.array([self.arm.tip[0] + 0.08, edge()[1] + 0.06, z]), speed=0.04,
-                                      until=lambda: self.qpos[21] > 1.35, limit=35)
+            done = yield from self.go(
+                lambda: np.array([self.arm.tip[0] + 0.08, edge()[1] + 0.06, z]),
+                speed=0.04,
+                until=lambda: self.qpos[21] > 1.35,
+                limit=35,
+            )
             if done:
                 break
             yield from self.go(self.arm.tip + np.array([-0.03, -0.14, 0.0]), near=0.04)
