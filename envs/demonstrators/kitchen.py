@@ -29,7 +29,7 @@ EPISODES = 566
 # stands in its way.
 SEQUENCES = tuple(
     "mkbl mkts mkls mbls mtls mbts mktl mlbt mslb mbkt mblk kmls kbls kbtl ktls kbsl kslt kblh "
-    "btls btlh tblh tbsl lsbt bkms tkms ltbh ktbl tlbs".split()
+    "btls btlh tblh tbsl lsbt bkms tkms ltbh ktbl tlbs".split()  # noqa: SIM905
 )
 BATCH = 32  # episodes run together
 MAX_ATTEMPTS = 60  # draws for one episode before giving up
@@ -98,10 +98,10 @@ def _attempt(jobs: list[Job], seed: int) -> list[tuple[Episode | None, str]]:
                 tails[i] -= 1
                 env.active[i] = tails[i] > 0 and str(env.mode[i]) == jobs[i][0]
     result: list[tuple[Episode | None, str]] = []
-    for i, (wanted, _, _) in enumerate(jobs):
-        obs, mode = np.stack(rows[i]), str(env.mode[i])
+    for n, (wanted, _, _) in enumerate(jobs):
+        obs, mode = np.stack(rows[n]), str(env.mode[n])
         good = mode == wanted == mode_of(obs) and bool((completed(obs[-2:]).sum(1) == len(wanted)).all())  # still done
-        episode = Episode(obs, np.stack(moves[i]), np.array([float(seeds[i])]), wanted) if good else None
+        episode = Episode(obs, np.stack(moves[n]), np.array([float(seeds[n])]), wanted) if good else None
         result.append((episode, mode))
     env.close()
     return result
@@ -196,7 +196,7 @@ class Cook:
             h = handle()
             r = h[:2] - pivot
             c, s = np.cos(-0.16), np.sin(-0.16)
-            h[:2] = pivot + [c * r[0] - s * r[1], s * r[0] + c * r[1]]
+            h[:2] = pivot[0] + c * r[0] - s * r[1], pivot[1] + s * r[0] + c * r[1]
             return h + 0.02 * back
 
         for attempt in range(3):
@@ -258,7 +258,7 @@ class Cook:
                 until=lambda: self.qpos[at] < enough,
                 limit=18,
                 tilt=tilt,
-                lost=lambda: abs(self.arm.tip[0] - knob[0]) > 0.05,
+                lost=lambda x=knob[0]: abs(self.arm.tip[0] - x) > 0.05,
                 roll=lambda: 0.35 - self.qpos[at],
             )
             if done:
