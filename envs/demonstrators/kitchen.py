@@ -27,10 +27,11 @@ OPEN, CLOSED = 0.04, 0.0  # m, each finger
 EPISODES = 566
 # What is done, a letter each (`envs._kitchen_tasks.LETTERS`). The sliding door is never opened after the hinged one, which
 # stands in its way.
-SEQUENCES = tuple(
+_ORDERS = (
     "mkbl mkts mkls mbls mtls mbts mktl mlbt mslb mbkt mblk kmls kbls kbtl ktls kbsl kslt kblh "
-    "btls btlh tblh tbsl lsbt bkms tkms ltbh ktbl tlbs".split()  # noqa: SIM905
+    "btls btlh tblh tbsl lsbt bkms tkms ltbh ktbl tlbs"
 )
+SEQUENCES = tuple(_ORDERS.split())
 BATCH = 32  # episodes run together
 MAX_ATTEMPTS = 60  # draws for one episode before giving up
 Motions = Generator["Motion", None, bool]
