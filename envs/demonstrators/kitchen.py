@@ -259,7 +259,7 @@ class Cook:
                 until=lambda: self.qpos[at] < enough,
                 limit=18,
                 tilt=tilt,
-                lost=lambda x=knob[0]: abs(self.arm.tip[0] - x) > 0.05,
+                lost=lambda: abs(self.arm.tip[0] - self.arm.site(site)[0]) > 0.05,
                 roll=lambda: 0.35 - self.qpos[at],
             )
             if done:
