@@ -7,7 +7,7 @@ gymnasium.register(
     entry_point="envs.avoiding:AvoidingEnv",
     vector_entry_point="envs.avoiding:AvoidingVectorEnv",
 )
-for _task in ("Aligning", "Pushing", "Sorting", "Stacking"):
+for _task in ("Aligning", "Pushing", "Sorting", "Stacking", "Kitchen"):
     gymnasium.register(
         f"vdd/{_task}-v0",
         entry_point=f"envs.{_task.lower()}:{_task}Env",

@@ -84,7 +84,7 @@ class BlockPushBatch(BatchEnv):
     max_steps = 299
     robot_joint = "effector_x"
     substeps = 48  # physics steps of 1/480 s
-    camera: ClassVar[dict] = {"lookat": (0.35, 0.0, 0.05), "distance": 1.1, "azimuth": 180.0, "elevation": -45.0}
+    view: ClassVar[dict] = {"lookat": (0.35, 0.0, 0.05), "distance": 1.1, "azimuth": 180.0, "elevation": -45.0}
 
     def __init__(self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None):
         super().__init__(num_envs, num_threads, max_steps)

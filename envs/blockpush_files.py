@@ -8,63 +8,23 @@ in the order of `envs.block_push`. Written by `notmahi/bet`, read so by `intuiti
 
 from __future__ import annotations
 
-import io
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from envs import safe_pickle
+from envs.array_files import episodes_of
 from envs.d3il_files import Episode
-from harness.errors import UserError
 
 FOLDERS = ("block_push", "multimodal_push_fixed_target")  # below the data root
-PARTS = ("actions", "masks", "observations")  # in order of name
-WIDTH = {"observations": 16, "actions": 2}
+FILES = ("multimodal_push_observations.npy", "multimodal_push_actions.npy", "multimodal_push_masks.npy")
 TOLERANCE = 0.05  # m from a target's centre (as in `envs.block_push`, which needs the simulator)
 
 
-def read(root: Path) -> list[tuple[Path, bytes]]:
-    """The three files below a data root, in order of name. Raises UserError where they, or one of them, are missing."""
-    places = [root / folder for folder in FOLDERS]
-    for place in places:
-        found = [place / f"multimodal_push_{part}.npy" for part in PARTS]
-        there = [path for path in found if path.is_file()]
-        if there and len(there) < len(found):
-            missing = ", ".join(path.name for path in found if path not in there)
-            raise UserError(
-                f"{place}: {missing} is missing beside {there[0].name}; download it too, it belongs to the set"
-            )
-        if there:
-            return [(path, safe_pickle.read_bytes(path)) for path in found]
-    raise UserError(
-        f"data root {root}: nothing for task 'block_push'; expected multimodal_push_observations.npy, _actions.npy and "
-        f"_masks.npy in {' or '.join(map(str, places))}. Give no data root to use the scripted demonstrations"
-    )
-
-
-def parse(files: list[tuple[Path, bytes]]) -> list[Episode]:
-    """Episodes of what `read` gives: obs (L, 16) and actions (L, 2) float32. Raises UserError for malformed files."""
-    arrays = {part: _array(raw, path) for part, (path, raw) in zip(PARTS, files, strict=True)}
-    path, masks = files[1][0], arrays["masks"]
-    if masks.ndim != 2 or not np.isin(masks, (0, 1)).all() or (np.diff(masks, axis=1) > 0).any():
-        raise UserError(
-            f"{path}: expected (N, T) ones, followed by zeros, found shape {masks.shape}; download it again"
-        )
-    lengths = masks.sum(1).astype(int)
-    if not len(lengths) or lengths.min() < 2:
-        raise UserError(f"{path}: every sequence needs two rows or more; download it again")
-    for part, width in WIDTH.items():
-        path = files[PARTS.index(part)][0]
-        if arrays[part].shape != (*masks.shape, width):
-            raise UserError(
-                f"{path}: expected shape {(*masks.shape, width)}, as the masks say, found {arrays[part].shape}"
-            )
-        if not all(np.isfinite(rows[:n]).all() for rows, n in zip(arrays[part], lengths, strict=True)):
-            raise UserError(f"{path}: holds values that are not finite; download it again")
-    return [
-        Episode(obs[:n].astype(np.float32), actions[:n].astype(np.float32), None, mode_of(obs[:n]))
-        for obs, actions, n in zip(arrays["observations"], arrays["actions"], lengths, strict=True)
-    ]
+def block_push(files: list[tuple[Path, bytes]]) -> list[Episode]:
+    """Episodes with obs (L, 16), actions (L, 2) and mode from the three files; raises UserError."""
+    found = episodes_of(files, time_first=False, obs_dim=16, act_dim=2, obs_kept=16)
+    return [dataclasses.replace(episode, mode=mode_of(episode.obs)) for episode in found]
 
 
 def mode_of(obs: np.ndarray) -> str:
@@ -83,13 +43,3 @@ def mode_of(obs: np.ndarray) -> str:
     since = np.where(outside.any(0), len(obs) - outside.argmax(0), 0)
     first = int(since.argmin())
     return str(2 * first + int(nearest[first]))
-
-
-def _array(raw: bytes, path: Path) -> np.ndarray:
-    try:
-        found = np.load(io.BytesIO(raw), allow_pickle=False)
-    except Exception as error:  # whatever a damaged file makes NumPy raise
-        raise UserError(f"{path}: is not an array of numbers ({str(error)[:80]}); download it again") from None
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
-        raise UserError(f"{path}: is not an array of numbers; download it again")
-    return found

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import blockpush_files, d3il_files, safe_pickle
+from envs import array_files, blockpush_files, d3il_files, kitchen_files, safe_pickle
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -66,7 +66,17 @@ class Official:
     lists: tuple[str, ...] = ()
 
 
-OFFICIAL = {
+@dataclass(frozen=True)
+class OfficialArrays:
+    """A task whose demonstrations are published as a few array files: where they may lie below the data root, what they
+    are called, and how all of them together become episodes."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    parse: Callable[[list[tuple[Path, bytes]]], list[Episode]]
+
+
+OFFICIAL: dict[str, Official | OfficialArrays] = {
     "avoiding": Official("avoiding/data", d3il_files.avoiding),
     "aligning": Official(
         "aligning/all_data/state", d3il_files.aligning, ("aligning/train_files.pkl", "aligning/eval_files.pkl")
@@ -79,10 +89,9 @@ OFFICIAL = {
     "stacking": Official(
         "stacking/all_data", d3il_files.stacking, ("stacking/train_files.pkl", "stacking/eval_files.pkl")
     ),
+    "kitchen": OfficialArrays(kitchen_files.FOLDERS, kitchen_files.FILES, kitchen_files.kitchen),
+    "block_push": OfficialArrays(blockpush_files.FOLDERS, blockpush_files.FILES, blockpush_files.block_push),
 }  # fmt: skip
-
-
-ARRAYS = {"block_push": blockpush_files}  # tasks published as arrays: modules with `read(root)` and `parse(files)`
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ SCRIPTED = {
     "sorting": Scripted("envs.demonstrators.sorting", 1054),
     "stacking": Scripted("envs.demonstrators.stacking", 1095),
     "block_push": Scripted("envs.demonstrators.block_push", 1000),
+    "kitchen": Scripted("envs.demonstrators.kitchen", 566),
     "toy": Scripted("envs.demonstrators.toy", 4000),
 }
 
@@ -130,12 +140,13 @@ def load_demonstrations(
     """
     root = _data_root(data_root)
     if root is not None:
-        files = _read(task, root)
-        if task in ARRAYS:
-            episodes, origin = ARRAYS[task].parse(files), f"published arrays, {len(files)} files"
+        files, official = _read(task, root), OFFICIAL[task]
+        if isinstance(official, OfficialArrays):
+            episodes = official.parse(files)
+            origin = f"{files[0][0].parent.name}, {len(files)} array files"
         else:
-            episodes = [OFFICIAL[task].parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
-            origin = f"D3IL, {OFFICIAL[task].folder}, {len(files)} files"
+            episodes = [official.parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
+            origin = f"D3IL, {official.folder}, {len(files)} files"
         return Demonstrations(task, "official", origin, _identity(files), _digest(episodes), episodes)
     module = _generator(task)
     identity = _scripted_identity(task, module, seed)
@@ -151,27 +162,40 @@ def _data_root(data_root: Path | str | None) -> Path | None:
 
 def _read(task: str, root: Path) -> list[tuple[Path, bytes]]:
     """The task's files in order of name, with their content."""
-    if task not in OFFICIAL and task not in ARRAYS:
+    if task not in OFFICIAL:
         raise UserError(
-            f"task {task!r} has no loader for original files; those with one: {', '.join(sorted({*OFFICIAL, *ARRAYS}))}"
+            f"task {task!r} has no loader for original files; those with one: {', '.join(sorted(OFFICIAL))}"
         )
     if not root.is_dir():
         raise UserError(
             f"data root {root}: no such folder; give an existing one by --data-root or $VDD_DATA_ROOT, "
             "or neither to use the scripted demonstrations"
         )
-    if task in ARRAYS:
-        return ARRAYS[task].read(root)
-    folder = OFFICIAL[task].folder
+    official = OFFICIAL[task]
+    if isinstance(official, OfficialArrays):
+        return _read_arrays(task, root, official)
+    folder = official.folder
     places = [root / "d3il" / folder, root / folder]
     for base, place in zip((root / "d3il", root), places, strict=True):
         if place.is_dir():
-            paths = _listed(sorted(place.glob("*.pkl")), [base / name for name in OFFICIAL[task].lists], place)
+            paths = _listed(sorted(place.glob("*.pkl")), [base / name for name in official.lists], place)
             if paths:
                 return [(path, safe_pickle.read_bytes(path)) for path in paths]
             raise UserError(f"{place}: holds no *.pkl files; expected one per demonstration of task {task!r}")
     raise UserError(
         f"data root {root}: nothing for task {task!r}; expected {' or '.join(map(str, places))}. "
+        "Give no data root to use the scripted demonstrations"
+    )
+
+
+def _read_arrays(task: str, root: Path, official: OfficialArrays) -> list[tuple[Path, bytes]]:
+    """The array files of the first folder that holds any of them."""
+    for place in (root / folder for folder in official.folders):
+        if any((place / name).exists() for name in official.files):
+            return array_files.read_files(place, official.files)
+    raise UserError(
+        f"data root {root}: nothing for task {task!r}; expected {', '.join(official.files)} in "
+        f"{' or '.join(str(root / folder) for folder in official.folders)}. "
         "Give no data root to use the scripted demonstrations"
     )
 

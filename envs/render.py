@@ -19,7 +19,7 @@ from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
 BACKENDS = ("egl", "osmesa")
-TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking", "block_push")
+TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking", "kitchen", "block_push")
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
 
 
@@ -49,7 +49,7 @@ class SceneRenderer:
             links = [g for g in range(self.model.ngeom) if self.model.geom(g).name.startswith("link")]
             self.model.geom_rgba[links] = (0.93, 0.94, 0.95, 1.0)
         self.data = mujoco.MjData(self.model)
-        self.view = getattr(task, "camera", VIEW)  # a task may choose its own
+        self.view = getattr(task, "view", VIEW)  # a task may choose its own
         self.size = (width, height)
         self._gl = _gl_context(width, height)
         self._gl.make_current()

@@ -262,7 +262,7 @@ def test_missing_files_are_named(tmp_path, runs):
     with pytest.raises(UserError, match=r"nothing for task 'block_push'.*multimodal_push_observations\.npy"):
         load_demonstrations("block_push", tmp_path)
     write(tmp_path / "block_push", runs, parts=("actions", "masks"))
-    with pytest.raises(UserError, match=r"multimodal_push_observations\.npy is missing beside"):
+    with pytest.raises(UserError, match=r"multimodal_push_observations\.npy: No such file.*needed beside it"):
         load_demonstrations("block_push", tmp_path)
 
 
@@ -270,13 +270,13 @@ def test_missing_files_are_named(tmp_path, runs):
     ("part", "change", "message"),
     [
         ("observations", lambda a: a[..., :10], r"expected shape .*16"),
-        ("actions", lambda a: a[:2], "expected shape"),
-        ("masks", lambda a: 1 - a, "ones, followed by zeros"),
-        ("masks", lambda a: a * 2, "ones, followed by zeros"),
-        ("masks", lambda a: a * 0, "two rows or more"),
-        ("actions", lambda a: a * np.nan, "not finite"),
-        ("actions", lambda a: np.array([{}]), "not an array of numbers"),  # pickled: refused
-        ("observations", lambda a: a.astype(str), "not an array of numbers"),
+        ("actions", lambda a: a[:2], "rows and episodes, but"),
+        ("masks", lambda a: 1 - a, "all before the ones that do not exist"),
+        ("masks", lambda a: a * 2, "zeros and ones only"),
+        ("masks", lambda a: a * 0, "at least two rows"),
+        ("actions", lambda a: a * np.nan, "holds NaN or infinity"),
+        ("actions", lambda a: np.array([{}]), "not a readable array file"),  # pickled: refused
+        ("observations", lambda a: a.astype(str), "expected an array of real numbers"),
     ],
 )
 def test_malformed_files_are_refused(tmp_path, runs, part, change, message):

@@ -16,13 +16,9 @@ from harness.errors import UserError
 
 TRACE = Path(__file__).parent / "data" / "traces" / "avoiding_8.npz"
 TASKS = (
-    "vdd/Avoiding-v0",
-    "vdd/Aligning-v0",
-    "vdd/Pushing-v0",
-    "vdd/Sorting-v0",
-    "vdd/Stacking-v0",
-    "vdd/BlockPush-v0",
-)
+    "vdd/Avoiding-v0", "vdd/Aligning-v0", "vdd/Pushing-v0", "vdd/Sorting-v0", "vdd/Stacking-v0", "vdd/BlockPush-v0",
+    "vdd/Kitchen-v0",
+)  # fmt: skip
 
 
 @pytest.fixture
