@@ -138,8 +138,9 @@ class Trainer:
 
     def __init__(self, method: Method, data: Windows, val: Windows, config: TrainConfig, seed: int):
         assert val.future is None, "validation windows have fixed goals"
-        self.method, self.data, self.val, self.config, self.seed = method, data, val, config, seed
+        self.method, self.config, self.seed = method, config, seed
         self.device = method.device
+        self.data, self.val = data.to(self.device), val.to(self.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.compiled = resolve_compile(config.compile)
         self.phases = method.phases

@@ -3,6 +3,7 @@
 T = window, D = observation width, A = action width, N = number of windows, G = goal tokens.
 """
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +41,7 @@ class Future:
         uniform = torch.rand(len(index), generator=generator, dtype=torch.float64)
         begin = first + (uniform * (last - first + 1)).long()  # (B,), uniform < 1: at most `last`
         rows = begin[:, None] + torch.arange(self.tokens)  # (B, G)
-        return self.rows[torch.maximum(rows, start[:, None])]
+        return self.rows[torch.maximum(rows, start[:, None]).to(self.rows.device)]
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,18 @@ class Windows:
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> "Windows":
         """The samples of `index` (B,) int64: the same fields with B rows. Goals of the future are drawn from `generator`."""
-        goal = None if self.goal is None else self.goal[index]
+        where = index.to(self.obs.device)
+        goal = None if self.goal is None else self.goal[where]
         if self.future is not None:
             assert generator is not None, "goals of the future are drawn: a generator is needed"
             goal = self.future.draw(index, generator)
-        return Windows(self.obs[index], self.last[index], self.action[index], goal)
+        return Windows(self.obs[where], self.last[where], self.action[where], goal)
+
+    def to(self, device: torch.device) -> "Windows":
+        """The same windows with what a method sees on `device`; what goals are drawn by stays where generators are."""
+        goal = None if self.goal is None else self.goal.to(device)
+        future = None if self.future is None else replace(self.future, rows=self.future.rows.to(device))
+        return Windows(self.obs.to(device), self.last.to(device), self.action.to(device), goal, future)
 
     def with_fixed_goals(self, seed: int) -> "Windows":
         """The same windows with one goal each, drawn once: for what is measured and has to be comparable."""
@@ -113,6 +121,7 @@ def make_windows(demos: Demonstrations, window: int, scaler: Scaler, goal_tokens
     """
     if window < 1 or not demos.episodes:
         raise UserError(f"windows: need a window of at least 1 and one episode, got {window} and {len(demos.episodes)}")
+    scaler = copy.deepcopy(scaler).cpu()  # a trained teacher's may be on a GPU
     seen = [torch.from_numpy(np.ascontiguousarray(e.obs[:, : scaler.obs_dim])) for e in demos.episodes]
     obs, last = zip(*(_histories(scaler.scale_obs(rows), window) for rows in seen), strict=True)
     action = scaler.scale_act(torch.from_numpy(np.concatenate([e.actions for e in demos.episodes])))

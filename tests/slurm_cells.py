@@ -53,10 +53,10 @@ def struck_cell(spec: dict[str, Any]) -> None:
     if fault.get("phase") == "rollout":
         read = rollout.read_chunk
 
-        def struck_read(chunk: Path, count: int) -> Any:
+        def struck_read(chunk: Path, *what: Any) -> Any:
             if chunk.name == "4.json":
                 strike(path, fault["fault"])
-            return read(chunk, count)
+            return read(chunk, *what)
 
         rollout.read_chunk = struck_read
     elif fault.get("phase") == "write":

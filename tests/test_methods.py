@@ -1,5 +1,6 @@
 """The same checks for every registered method: shapes, learning, determinism, files, history, batches."""
 
+import copy
 import dataclasses
 import json
 
@@ -154,3 +155,20 @@ def test_damaged_files_are_refused(tmp_path):
     info.write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         policy.load(tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("mode", "exact")])
+def test_nothing_stays_on_the_cpu(name):
+    """On the meta device mixing with CPU tensors fails, as on a GPU. MoDE's routing depends on values, which meta lacks."""
+    method = copy.deepcopy(build(name)).to("meta")
+    if method._teacher:
+        method.get_teacher().to("meta")
+    data = windows(16).to(torch.device("meta")).batch(torch.arange(8))
+    batch = Batch(data.obs, data.last, data.action, data.goal)
+    for phase in method.phases:
+        loss, _ = method.loss(batch, phase.name)
+        loss.backward()
+        assert loss.device.type == "meta"
+    method.eval().prepare()
+    noise, uniform = torch.zeros(8, method.noise_dim, device="meta"), torch.zeros(8, device="meta")
+    assert method.act(batch.obs, batch.last, noise, uniform).shape == (8, method.shape.act)

@@ -107,7 +107,7 @@ def put(path, content):
     ("change", "why"),
     [(lambda r: r | {"schema": 99}, "schema '99'"),
      (lambda r: r | {"metrics": {"success": float("nan"), "entropy": 0.5}}, "NaN"),
-     (lambda r: r | {"metrics": {"success": "<b>"}}, "no numbers"),
+     (lambda r: r | {"metrics": {"success": "<b>"}}, "no finite numbers"),
      (lambda r: r | {"cell": {"task": "a_b<", "method": "x", "seed": 0}}, "no command"),
      (lambda r: [r], "no JSON object")],
 )  # fmt: skip
