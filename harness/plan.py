@@ -295,11 +295,12 @@ def read_plan(path: Path) -> list[dict[str, Any]]:
     try:
         data = records.read_bytes(path)
         content = json.loads(data, parse_constant=records.refuse_constant)
+        name = digest(content)[:16]  # a ValueError for 1e999, which is read as infinity
     except (ValueError, RecursionError) as error:
         if isinstance(error, records.InvalidRecord):
             raise
         raise records.InvalidRecord(f"is cut off or no JSON ({str(error)[:80]})") from None
-    if not isinstance(content, dict) or digest(content)[:16] != path.stem:
+    if not isinstance(content, dict) or name != path.stem:
         raise records.InvalidRecord("was altered: its name is not that of its content")
     cells = content.get("cells")
     if content.get("schema") != SCHEMA or not isinstance(cells, list):

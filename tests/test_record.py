@@ -6,7 +6,7 @@ import math
 import pytest
 from standins import done_record, write_record
 
-from harness import record
+from harness import plan, record, sealed
 
 
 def test_round_trip(tmp_path):
@@ -53,6 +53,23 @@ def test_other_files_are_no_records(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(record.InvalidRecord):
         record.read(tmp_path / "x.json")
+
+
+def test_a_number_too_large_to_be_one_is_damage(tmp_path):
+    """A flipped byte can turn 1e-99 into 1e999, which Python reads as infinity."""
+    path = write_record(tmp_path, "avoiding", "beso", 0)
+    text = path.read_text()
+    for name in ("metrics", "timings", "episodes", "config"):
+        assert text.count(f'"{name}": {{') == 1
+        path.write_text(text.replace(f'"{name}": {{', f'"{name}": {{"x": 1e999, '))
+        assert record.state(tmp_path, "avoiding/beso/0", "h").name == "corrupt"
+    sealed.write_json(tmp_path / "chunk.json", {"return": [0.5]})
+    (tmp_path / "chunk.json").write_text((tmp_path / "chunk.json").read_text().replace("0.5", "1e999"))
+    with pytest.raises(sealed.Damaged, match="not finite"):
+        sealed.read_json(tmp_path / "chunk.json")
+    (tmp_path / "plan.json").write_text('{"schema": 1, "seeds": [1e999]}')
+    with pytest.raises(record.InvalidRecord):
+        plan.read_plan(tmp_path / "plan.json")
 
 
 def test_a_record_of_another_cell_is_refused(tmp_path):
