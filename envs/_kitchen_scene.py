@@ -16,13 +16,12 @@ What is left out, none of which changes the motion (docs/environments.md: measur
 from __future__ import annotations
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
-from harness.errors import UserError
+from envs._panda import kitchen_assets
 
 ARM = tuple(f"robot:panda0_joint{i}" for i in range(1, 8))
 SHOULDER = np.array([0.0, 0.0, 2.133])  # m, where the axes of joints 1 and 2 meet
@@ -45,14 +44,7 @@ ROBOT_BIT, KETTLE_BIT = 1, 2  # what furniture collides with
 @functools.cache
 def scene_file() -> Path:
     """The kitchen's XML inside the installed gymnasium-robotics package."""
-    found = importlib.util.find_spec("gymnasium_robotics")  # locates the package without running it
-    if found is None or not found.submodule_search_locations:
-        raise UserError("the kitchen comes from the package gymnasium-robotics: pip install gymnasium-robotics")
-    base = Path(next(iter(found.submodule_search_locations)))
-    path = base / "envs" / "assets" / "kitchen_franka" / "kitchen_assets" / "kitchen_env_model.xml"
-    if not path.is_file():
-        raise UserError(f"gymnasium-robotics at {base} has no kitchen (expected {path}); use version 1.4")
-    return path
+    return kitchen_assets("the kitchen comes", "kitchen_assets/kitchen_env_model.xml")
 
 
 def full_spec() -> mujoco.MjSpec:

@@ -45,17 +45,24 @@ def panda_tables() -> dict:
     return json.loads((Path(__file__).parent / "assets" / "panda.json").read_text())
 
 
+def kitchen_assets(what: str, part: str, needed: str = "") -> Path:
+    """`part` of the kitchen in the installed gymnasium-robotics package; UserError where it, or `needed` in it, is missing."""
+    found = importlib.util.find_spec("gymnasium_robotics")  # locates the package without running it
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"{what} from the package gymnasium-robotics: pip install gymnasium-robotics")
+    base = Path(next(iter(found.submodule_search_locations)))
+    path = base / "envs" / "assets" / "kitchen_franka" / part
+    if not (path / needed).is_file():
+        raise UserError(
+            f"gymnasium-robotics at {base} lacks what is needed (expected {path / needed}); use version 1.4"
+        )
+    return path
+
+
 @functools.cache
 def mesh_folder() -> Path:
     """Folder of the Panda's STL meshes inside the installed gymnasium-robotics package."""
-    found = importlib.util.find_spec("gymnasium_robotics")  # locates the package without running it
-    if found is None or not found.submodule_search_locations:
-        raise UserError("the Panda's meshes come from the package gymnasium-robotics: pip install gymnasium-robotics")
-    base = Path(next(iter(found.submodule_search_locations)))
-    folder = base / "envs" / "assets" / "kitchen_franka" / "franka_assets" / "meshes"
-    if not (folder / "visual" / "link0.stl").is_file():
-        raise UserError(f"gymnasium-robotics at {base} has no Panda meshes (expected in {folder}); use version 1.4")
-    return folder
+    return kitchen_assets("the Panda's meshes come", "franka_assets/meshes", "visual/link0.stl")
 
 
 def new_scene(visual: bool = False) -> mujoco.MjSpec:

@@ -224,7 +224,10 @@ def run_rollouts(
 ) -> dict[str, list[Any]]:
     """Evaluate the method in the simulation; goals, if any, are those of the training demonstrations."""
     count, goal_tokens = spec["config"]["eval"]["rollouts"], spec["task_block"]["goal_tokens"]
-    kept, _ = windows.split(demos, seed=derive(spec["task"], "split"))
+    goals = None
+    if goal_tokens:
+        kept, _ = windows.split(demos, seed=derive(spec["task"], "split"))
+        goals = windows.final_goals(kept, goal_tokens)
     progress.phase("rollout", count)
     return rollout.evaluate(
         method.eval(),
@@ -235,7 +238,7 @@ def run_rollouts(
         workdir=workdir,
         on_progress=progress.report,
         data_root=spec["data_root"],
-        goals=windows.final_goals(kept, goal_tokens) if goal_tokens else None,
+        goals=goals,
         backend=backends.from_spec(spec),
     )
 

@@ -32,17 +32,18 @@ class Expert(Protocol):
 
 
 Job = tuple[str, int, int]  # behaviour, its copy, attempt
+Outcome = tuple[Episode | None, str]  # the episode, None where it is not what was wanted; the behaviour shown or ""
 
 
-def generate_all(
-    task: type, make_expert: Callable[[Any, list[str], list[np.random.Generator]], Expert],
-    wanted: Sequence[str], seed: int, progress: Callable[[int, int], None] | None = None,
-    attempts: list[tuple[str, str]] | None = None,
+def try_all(
+    wanted: Sequence[str], run: Callable[[list[Job]], Sequence[Outcome]], what: str,
+    progress: Callable[[int, int], None] | None = None, attempts: list[tuple[str, str]] | None = None,
+    batch: int = BATCH, most: int = MAX_ATTEMPTS,
 ) -> list[Episode]:  # fmt: skip
-    """One successful episode for every behaviour in `wanted`, in that order; the same for the same seed.
+    """One episode for every behaviour in `wanted`, in that order: `run` makes one attempt at each of up to `batch` jobs.
 
-    An attempt that fails or shows another behaviour is drawn again, context included. What was attempted is appended to
-    `attempts`: (behaviour wanted, behaviour shown or "").
+    A job that fails comes again, with the next attempt, behind those that wait; RuntimeError after `most` attempts at one.
+    What was attempted is appended to `attempts`: (behaviour wanted, behaviour shown or ""). what: for messages.
     """
     copies: dict[str, int] = {}
     jobs: list[Job] = []
@@ -52,23 +53,43 @@ def generate_all(
     found: list[Episode | None] = [None] * len(jobs)
     waiting = list(range(len(jobs)))
     while waiting:
-        now, waiting = waiting[:BATCH], waiting[BATCH:]
+        now, waiting = waiting[:batch], waiting[batch:]
         if progress is not None:
             progress(sum(e is not None for e in found), len(found))
-        for n, episode in zip(now, _attempt(task, make_expert, [jobs[n] for n in now], seed), strict=True):
+        for n, (episode, shown) in zip(now, run([jobs[n] for n in now]), strict=True):
             mode, copy, attempt = jobs[n]
             if attempts is not None:
-                attempts.append((mode, episode.mode if episode else ""))
-            if episode is not None and episode.mode == mode:
+                attempts.append((mode, shown))
+            if episode is not None:
                 found[n] = episode
-            elif attempt + 1 < MAX_ATTEMPTS:
+            elif attempt + 1 < most:
                 jobs[n] = (mode, copy, attempt + 1)
                 waiting.append(n)
             else:
-                raise RuntimeError(f"no demonstration of {task.__name__} in mode {mode} after {MAX_ATTEMPTS} attempts")
+                raise RuntimeError(f"no demonstration of {what} in mode {mode} after {most} attempts")
     if progress is not None:
         progress(len(found), len(found))
     return [episode for episode in found if episode is not None]
+
+
+def generate_all(
+    task: type, make_expert: Callable[[Any, list[str], list[np.random.Generator]], Expert],
+    wanted: Sequence[str], seed: int, progress: Callable[[int, int], None] | None = None,
+    attempts: list[tuple[str, str]] | None = None,
+) -> list[Episode]:  # fmt: skip
+    """One successful episode for every behaviour in `wanted`, in that order; the same for the same seed.
+
+    An attempt that fails or shows another behaviour is drawn again, context included (`try_all`).
+    """
+
+    def run(jobs: list[Job]) -> list[Outcome]:
+        made = _attempt(task, make_expert, jobs, seed)
+        return [
+            (e if e is not None and e.mode == mode else None, e.mode if e else "")
+            for (mode, _, _), e in zip(jobs, made, strict=True)
+        ]
+
+    return try_all(wanted, run, task.__name__, progress, attempts)
 
 
 def _attempt(task: type, make_expert: Callable, jobs: list[Job], seed: int) -> list[Episode | None]:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from envs.datasets import Episode
+from envs.demonstrators._experts import Job, Outcome, try_all
 
 GENERATOR_VERSION = "1"
 PER_MODE = 250
@@ -46,23 +47,14 @@ def generate(
     to show, for statistics. The result does not depend on num_threads (default: one a core).
     """
     threads = num_threads or len(os.sched_getaffinity(0))
-    wanted = [(mode, copy) for mode in range(4) for copy in range(per_mode)]
-    found: list[Episode | None] = [None] * len(wanted)
-    for attempt in range(MAX_ATTEMPTS):
-        missing = [n for n, episode in enumerate(found) if episode is None]
-        for first in range(0, len(missing), BATCH):
-            if progress is not None:
-                progress(sum(e is not None for e in found), len(found))
-            part = missing[first : first + BATCH]
-            seeds = [int(np.random.default_rng([seed, *wanted[n], attempt]).integers(2**31)) for n in part]
-            for n, episode in zip(part, _run(seeds, [wanted[n][0] for n in part], threads), strict=True):
-                if attempts is not None:
-                    attempts.append((str(wanted[n][0]), episode.mode))
-                if episode.mode == str(wanted[n][0]):
-                    found[n] = episode
-        if all(e is not None for e in found):
-            return [e for e in found if e is not None]
-    raise RuntimeError(f"{sum(e is None for e in found)} demonstrations of Block Push failed {MAX_ATTEMPTS} times")
+
+    def run(jobs: list[Job]) -> list[Outcome]:
+        seeds = [int(np.random.default_rng([seed, int(m), copy, n]).integers(2**31)) for m, copy, n in jobs]
+        made = _run(seeds, [int(mode) for mode, _, _ in jobs], threads)
+        return [(e if e.mode == job[0] else None, e.mode) for job, e in zip(jobs, made, strict=True)]
+
+    wanted = [mode for mode in "0123" for _ in range(per_mode)]
+    return try_all(wanted, run, "Block Push", progress, attempts, BATCH, MAX_ATTEMPTS)
 
 
 def _run(seeds: list[int], modes: list[int], num_threads: int) -> list[Episode]:

@@ -10,6 +10,7 @@ An attempt that does not do its four tasks in their order within an episode's le
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from envs._kitchen_tasks import completed, mode_of
 from envs.datasets import Episode
+from envs.demonstrators._experts import Job, Outcome, try_all
 
 if TYPE_CHECKING:
     from envs.demonstrators._kitchen_arm import Arm, Motion
@@ -35,7 +37,6 @@ SEQUENCES = tuple(_ORDERS.split())
 BATCH = 32  # episodes run together
 MAX_ATTEMPTS = 60  # draws for one episode before giving up
 Motions = Generator["Motion", None, bool]
-Job = tuple[str, int, int]  # sequence, its copy, attempt
 
 
 def generate(
@@ -47,30 +48,13 @@ def generate(
     obs (L, 30) and actions (L, 9) float32 as the environment gives and takes them, with its noise; context (1,): the
     seed of that noise. What was attempted is appended to `attempts`: (sequence wanted, tasks done in their order).
     """
-    jobs: list[Job] = [(SEQUENCES[n % len(SEQUENCES)], n // len(SEQUENCES), 0) for n in range(episodes)]
-    found: list[Episode | None] = [None] * episodes
-    waiting = list(range(episodes))
-    while waiting:
-        if progress is not None:
-            progress(sum(e is not None for e in found), episodes)
-        now, waiting = waiting[:BATCH], waiting[BATCH:]
-        for n, (episode, mode) in zip(now, _attempt([jobs[n] for n in now], seed), strict=True):
-            wanted, copy, attempt = jobs[n]
-            if attempts is not None:
-                attempts.append((wanted, mode))
-            if episode is not None:
-                found[n] = episode
-            elif attempt + 1 < MAX_ATTEMPTS:
-                jobs[n] = (wanted, copy, attempt + 1)
-                waiting.append(n)
-            else:
-                raise RuntimeError(f"no demonstration of the kitchen tasks {wanted} after {MAX_ATTEMPTS} attempts")
-    if progress is not None:
-        progress(episodes, episodes)
-    return [episode for episode in found if episode is not None]
+    wanted = [SEQUENCES[n % len(SEQUENCES)] for n in range(episodes)]
+    return try_all(
+        wanted, functools.partial(_attempt, seed=seed), "the kitchen", progress, attempts, BATCH, MAX_ATTEMPTS
+    )
 
 
-def _attempt(jobs: list[Job], seed: int) -> list[tuple[Episode | None, str]]:
+def _attempt(jobs: list[Job], seed: int) -> list[Outcome]:
     """One run of each job, in one batch: the episode, or None where it did not succeed, and the tasks done."""
     import mujoco
 
@@ -98,7 +82,7 @@ def _attempt(jobs: list[Job], seed: int) -> list[tuple[Episode | None, str]]:
             if len(env.mode[i]) >= len(jobs[i][0]):
                 tails[i] -= 1
                 env.active[i] = tails[i] > 0 and str(env.mode[i]) == jobs[i][0]
-    result: list[tuple[Episode | None, str]] = []
+    result: list[Outcome] = []
     for n, (wanted, _, _) in enumerate(jobs):
         obs, mode = np.stack(rows[n]), str(env.mode[n])
         good = mode == wanted == mode_of(obs) and bool((completed(obs[-2:]).sum(1) == len(wanted)).all())  # still done
