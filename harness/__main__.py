@@ -102,9 +102,9 @@ def add_sources(parser: cli.Parser) -> None:
     """The options of verbs that read results."""
     from harness.tables import RESULTS, Source
 
-    standard = Source(RESULTS / "human-standard")
+    standard = Source(RESULTS / "standard")
     parser.add_argument(
-        "--out", type=Path, default=standard.out, help="folder of a run (default results/human-standard)"
+        "--out", type=Path, default=standard.out, help="folder of a run (default results/standard)"
     )
     parser.add_argument(
         "--studies", type=Path, default=standard.studies, help="root of studies (default results/studies)"

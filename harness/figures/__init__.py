@@ -9,7 +9,7 @@ from harness import cli
 from harness.errors import UserError, unknown
 
 STUDIES = Path("results") / "studies"
-RUN = Path("results") / "human-standard"
+RUN = Path("results") / "standard"
 MEASUREMENTS = Path("results") / "measurements"
 FIGURES = {  # name -> (module, where its records lie unless --records says so)
     "2": ("toy", None),
