@@ -103,9 +103,7 @@ def add_sources(parser: cli.Parser) -> None:
     from harness.tables import RESULTS, Source
 
     standard = Source(RESULTS / "standard")
-    parser.add_argument(
-        "--out", type=Path, default=standard.out, help="folder of a run (default results/standard)"
-    )
+    parser.add_argument("--out", type=Path, default=standard.out, help="folder of a run (default results/standard)")
     parser.add_argument(
         "--studies", type=Path, default=standard.studies, help="root of studies (default results/studies)"
     )
@@ -251,6 +249,7 @@ def verb_render(argv: list[str]) -> int:
         "--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it"
     )
     parser.add_argument("--episode", type=int, help="of the record's evaluation (default: its first success)")
+    parser.add_argument("--data-root", help="with --record: what its run was given (or $VDD_DATA_ROOT)")
     parser.add_argument("--out", type=Path, required=True, help="a .png file; with --record a .webp file")
     args = parser.parse_args(argv)
     ending = ".webp" if args.record is not None else ".png"
@@ -260,7 +259,7 @@ def verb_render(argv: list[str]) -> int:
     if args.record is not None:
         from harness.films import film
 
-        print(film(args.record, args.episode, args.out))
+        print(film(args.record, args.episode, args.out, args.data_root))
         return 0
     from envs.render import render_task
 

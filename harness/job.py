@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
@@ -219,15 +220,19 @@ def assess(spec: Spec, demos: Demonstrations, ready: Trained) -> None:
         ready.timings["likelihood_s_per_1000"] = pace
 
 
+def evaluation_goals(demos: Demonstrations, task: dict[str, Any]) -> np.ndarray | None:
+    """What the evaluation asks for, (training demonstrations, G, width) unscaled; None for a task without goals."""
+    if not task["goal_tokens"]:
+        return None
+    kept, _ = windows.split(demos, seed=derive(demos.task, "split"))
+    return windows.final_goals(kept, task["goal_tokens"])
+
+
 def run_rollouts(
     spec: Spec, demos: Demonstrations, method: Method, workdir: Path, progress: Progress
 ) -> dict[str, list[Any]]:
     """Evaluate the method in the simulation; goals, if any, are those of the training demonstrations."""
-    count, goal_tokens = spec["config"]["eval"]["rollouts"], spec["task_block"]["goal_tokens"]
-    goals = None
-    if goal_tokens:
-        kept, _ = windows.split(demos, seed=derive(spec["task"], "split"))
-        goals = windows.final_goals(kept, goal_tokens)
+    count = spec["config"]["eval"]["rollouts"]
     progress.phase("rollout", count)
     return rollout.evaluate(
         method.eval(),
@@ -238,7 +243,7 @@ def run_rollouts(
         workdir=workdir,
         on_progress=progress.report,
         data_root=spec["data_root"],
-        goals=goals,
+        goals=evaluation_goals(demos, spec["task_block"]),
         backend=backends.from_spec(spec),
     )
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from envs.datasets import Demonstrations, Episode
-from harness import metrics, rollout
+from harness import films, metrics, rollout
 from harness.backends import Backend
 from harness.errors import UserError
+from harness.seeds import derive
 from harness.train import CHECKPOINT, Trainer, train
 from harness.windows import final_goals, fit_scaler, make_windows, split
 from methods import policy
@@ -300,3 +301,17 @@ def test_a_mask_has_one_value_an_observation():
     scaler = Scaler.fit(np.ones((3, 4)), np.ones((3, 2)), np.array(GOAL_MASK))
     assert dataclasses.asdict(GOAL_SHAPE) == {"obs": 4, "act": 2, "goal": 2}
     assert Scaler.from_dict(scaler.to_dict()).goal_mask.tolist() == list(GOAL_MASK)
+
+
+def test_a_film_shows_the_goal_of_the_records_own_episode(tmp_path, monkeypatch):
+    """The goals of an evaluation, one by one, from what its record says; other demonstrations than the record's are refused."""
+    demos, task, seed = goal_data(), {**TASK, "goal_tokens": 2}, derive("avoiding/beso/0", "rollout")
+    monkeypatch.setattr(films, "load_demonstrations", lambda *_args, **_more: demos)
+    found = {"cell": {"task": "avoiding"}, "data": {"identity": demos.identity}}
+    kept, _ = split(demos, seed=derive("avoiding", "split"))
+    asked = rollout.goals_of(final_goals(kept, 2), seed, range(12))
+    for number in (0, 5, 11):
+        assert np.array_equal(films.goals_of(found, task, seed, number, None), asked[number : number + 1])
+    assert films.goals_of(found, {**task, "goal_tokens": 0}, seed, 0, None) is None
+    with pytest.raises(UserError, match="give its --data-root"):
+        films.goals_of({**found, "data": {"identity": "other"}}, task, seed, 0, None)

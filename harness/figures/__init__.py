@@ -11,6 +11,7 @@ from harness.errors import UserError, unknown
 STUDIES = Path("results") / "studies"
 RUN = Path("results") / "standard"
 MEASUREMENTS = Path("results") / "measurements"
+FILMS = Path("results") / "films"
 FIGURES = {  # name -> (module, where its records lie unless --records says so)
     "2": ("toy", None),
     "3": ("ablations", STUDIES),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UserError
-from harness.figures import MEASUREMENTS, RUN, STUDIES
+from harness.figures import FILMS, MEASUREMENTS, RUN, STUDIES
 from harness.record import write_atomic
 from harness.registry import SUITES, load_suites
 from harness.tables import Source
@@ -21,7 +21,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--file", type=Path, default=Path("report.html"), help="the page (default report.html)")
     parser.add_argument("--studies", type=Path, default=STUDIES, help=f"folder of studies (default {STUDIES})")
     parser.add_argument("--measurements", type=Path, default=MEASUREMENTS, help=f"folder (default {MEASUREMENTS})")
-    parser.add_argument("--films", type=Path, help="folder of .webp, .mp4 or .gif films, at most 1 MB each")
+    parser.add_argument(
+        "--films", type=Path, help=f"folder of .webp, .mp4 or .gif films, at most 1 MB each (default {FILMS}, if there)"
+    )
     parser.add_argument("--suites", type=Path, default=SUITES)
     args = parser.parse_args(argv)
     if args.file.suffix.lower() not in (".html", ".htm"):
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> int:
     suites = load_suites(args.suites)
     outs = dict.fromkeys(args.out or [RUN])
     runs = [gather.read(Source(out, args.studies, args.measurements), suites) for out in outs]
-    text = page.render(runs, args.studies, args.films, suites).encode()
+    text = page.render(runs, args.studies, args.films or FILMS, suites).encode()
     if len(text) > page.LARGEST:
         raise UserError(
             f"the page would have {len(text):,} bytes, more than {page.LARGEST:,}: give fewer folders or films at once"
