@@ -63,10 +63,12 @@ def test_where_the_wrist_opens_changes_nothing(task):
     bends = []
     for env in batches:
         env.reset(seeds=[0, 1])
-    for k in range(40):
+        if task is KitchenBatch:  # whose set-points never bend it that far
+            env.set_state(0, np.r_[kitchen.START[:5], kitchen.WRIST_OPEN - 0.3, kitchen.START[6:]])
+    for k in range(20):
         for env in batches:
             goal = env.sims.read("qpos", np.arange(2), np.arange(9) + env.sims.robot_qpos)
-            goal[:, 5] = OPEN[task][1] + (-0.4 if k < 26 else 0.4)
+            goal[:, 5] = OPEN[task][1] + (-0.4 if k < 10 else 0.4)
             env.step_absolute(goal[:, : env.setpoint_dim])
         bends += [env.sims.data[0].qpos[at] for env in batches]
         for one, other in zip(batches[0].sims.data, batches[1].sims.data, strict=True):
