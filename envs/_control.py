@@ -36,6 +36,7 @@ JOINT_MIN = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8
 JOINT_MAX = np.array([2.8973, 1.7628, 2.0, -0.0698, 2.8973, 3.7525, 2.8973])  # 2.0 for joint 3: as in the original
 P_GAIN = np.array([120.0, 120.0, 120.0, 120.0, 50.0, 30.0, 10.0])  # N m / rad
 D_GAIN = np.array([10.0, 10.0, 10.0, 10.0, 6.0, 5.0, 3.0])  # N m s / rad
+WRIST_OPEN = 2.1  # rad, of joint 6; beyond, `_panda.WRIST` stay more than 5 mm apart (tested) and are not compared
 FINGER_OPEN = 0.04  # m, each finger
 
 # Kinematic chain: each joint turns about z after a shift (m) and a turn of TWIST * 90 degrees about x.
@@ -48,12 +49,16 @@ HAND_TURN = -math.pi / 4  # about the last joint's axis
 
 
 def _publish_mj_step() -> None:
-    """Makes MuJoCo's C function known to compiled code by name (a cached kernel finds it again in a new process)."""
+    """Makes MuJoCo's C function known to compiled code by name (a cached kernel finds it again in a new process).
+
+    Also stops MuJoCo's own stopwatch, whose readings (`MjData.timer`) nobody uses and which takes 3 to 5 % of the time.
+    """
     folder = pathlib.Path(mujoco.__file__).parent
     found = [p for pattern in ("libmujoco.so*", "libmujoco*.dylib", "mujoco.dll") for p in sorted(folder.glob(pattern))]
     if not found:
         raise ImportError(f"MuJoCo's shared library is not in {folder}")
     library = ctypes.CDLL(str(found[0]))
+    mujoco.set_mjcb_time(None)
     llvmlite.binding.add_symbol("mj_step", ctypes.cast(library.mj_step, ctypes.c_void_p).value)
 
 
@@ -253,10 +258,10 @@ def finger_forces(qpos, qvel, ctrl, width, grasp):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def cartesian_steps(model, table, ids, qadr, vadr, target, desired, desired_velocity, started, substeps):
+def cartesian_steps(models, table, ids, qadr, vadr, target, desired, desired_velocity, started, substeps):
     """Advances simulations ids by one control step of `substeps` physics steps, towards target (n, 7), held constant.
 
-    model: address of the MjModel; table (n, 5): addresses of each MjData and of its qpos, qvel, qfrc_bias, ctrl;
+    models (2,): addresses of the MjModel and of that for an open wrist; table (n, 7): `_sim.COLUMNS` of each simulation;
     qadr, vadr: where the robot's nine joints begin. desired, desired_velocity (n, 7): the controller's state, updated;
     started (n,): False until the controller has run after a reset (it then starts from the measured joints).
     """
@@ -280,4 +285,4 @@ def cartesian_steps(model, table, ids, qadr, vadr, target, desired, desired_velo
                 qd[j] = (q[j] - qd[j]) / DT
                 ctrl[j] = P_GAIN[j] * (q[j] - qpos[j]) + D_GAIN[j] * (qd[j] - qvel[j]) + bias[j]
             finger_forces(qpos[7:], qvel[7:], ctrl[7:], FINGER_OPEN, False)
-            _mj_step(model, data)
+            _mj_step(models[1] if qpos[5] > WRIST_OPEN else models[0], data)

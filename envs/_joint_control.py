@@ -19,6 +19,7 @@ from envs._control import (
     JOINT_MAX,
     JOINT_MIN,
     P_GAIN,
+    WRIST_OPEN,
     _mj_step,
     _pointer,
     finger_forces,
@@ -31,10 +32,10 @@ OPEN_ABOVE = 0.075  # m, commanded width (both fingers together) above which the
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def joint_steps(model, table, ids, qadr, vadr, target, substeps):
+def joint_steps(models, table, ids, qadr, vadr, target, substeps):
     """Advances simulations ids by `substeps` physics steps, towards target (n, 8): joints (rad), gripper width (m).
 
-    model: address of the MjModel; table (n, 5): addresses of each MjData and of its qpos, qvel, qfrc_bias, ctrl;
+    models (2,): addresses of the MjModel and of that for an open wrist; table (n, 7): `_sim.COLUMNS` of each simulation;
     qadr, vadr: where the robot's nine joints begin.
     """
     for i in ids:
@@ -49,7 +50,7 @@ def joint_steps(model, table, ids, qadr, vadr, target, substeps):
             for j in range(7):
                 ctrl[j] = P_GAIN[j] * (target[i, j] - qpos[j]) - D_GAIN[j] * qvel[j] + bias[j]
             finger_forces(qpos[7:], qvel[7:], ctrl[7:], width, grasp)
-            _mj_step(model, data)
+            _mj_step(models[1] if qpos[5] > WRIST_OPEN else models[0], data)
 
 
 IK_STEPS = 8  # at most, each costs one Jacobian; a set-point a few millimetres away needs three

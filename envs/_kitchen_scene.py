@@ -36,6 +36,7 @@ APART = (
     *(("link4", b) for b in ("link6", "link7")),
     *(("link6", b) for b in ("leftfinger", "rightfinger")),
 )
+WRIST = (("panda0_link5", "panda0_link7"),)  # compared only while joint 6 is at most `kitchen.WRIST_OPEN`
 SLEEP_TOLERANCE = 1e-8  # m/s and rad/s
 MARGIN = 0.02  # m, kept when a reach is compared with a distance
 ROBOT_BIT, KETTLE_BIT = 1, 2  # what furniture collides with

@@ -94,7 +94,6 @@ class ObjectBatch(BatchEnv):
         self._pose_index = self._joints[:, None] + np.arange(7)  # (loose, 7) into qpos
         self._contexts_found: context_files.Contexts | None = None
         self._data_root = data_root
-        self._views = [(d.qpos, d.xpos) for d in self.sims.data]
         self.object_pose = np.zeros((self.num_envs, len(self.loose) + len(self.moved), 7))
         self.context = np.zeros_like(self.object_pose)  # poses at the reset
 
@@ -108,9 +107,12 @@ class ObjectBatch(BatchEnv):
     def info(self) -> dict[str, np.ndarray]:
         """That of `BatchEnv` and obj_pos (n, k, 3) m, of the same instant as tcp_pos: 1 ms before `object_pose`."""
         found = self.object_pose[..., :3].copy()
-        for i, (_, xpos) in enumerate(self._views):
-            found[i, : len(self.loose)] = xpos[self._bodies]
+        found[:, : len(self.loose)] = self._body_positions()
         return {**super().info(), "obj_pos": found}
+
+    def _body_positions(self) -> np.ndarray:
+        """(n, loose, 3) m, of the tool's instant."""
+        return self.sims.read("xpos", np.arange(self.num_envs), 3 * self._bodies[:, None] + np.arange(3))
 
     def scene_poses(self, i: int) -> dict[str, np.ndarray]:
         """Poses (7,) of the bodies that only a context moves, by name; for pictures."""
@@ -151,8 +153,7 @@ class ObjectBatch(BatchEnv):
 
     def _read(self, ids: np.ndarray) -> None:
         super()._read(ids)
-        for i in ids:
-            self.object_pose[i, : len(self.loose)] = self._views[i][0][self._pose_index]
+        self.object_pose[ids, : len(self.loose)] = self.sims.read("qpos", ids, self._pose_index)
 
     def _recall(self, i: int, rec: Mapping[str, np.ndarray], row: int) -> None:
         super()._recall(i, rec, row)

@@ -36,6 +36,7 @@ APART = (
     *(("link4", b) for b in ("link6", "link7", *_TOOL)),
     *(("link6", b) for b in _TOOL[1:]),
 )
+WRIST = (("link5", "link7"), ("link5", "hand"))  # compared only while joint 6 is at most `_control.WRIST_OPEN`
 _TABLE_PHYSICAL = ("table_plane", "support_body")  # the frame and the feet lie under these two: drawn, never touched
 
 

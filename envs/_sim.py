@@ -7,32 +7,54 @@ from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
 import numpy as np
+from numba import carray, njit
 
+from envs._control import _pointer
 from harness.errors import UserError
+
+# What the address table holds of each simulation: its MjData and these arrays of it, in the order the kernels expect.
+COLUMNS = ("data", "qpos", "qvel", "qfrc_bias", "ctrl", "xpos", "site_xpos")
+
+
+@njit(cache=True, error_model="numpy")
+def _gather(addresses, index, found):
+    """found (n, k): the doubles index (k,) of the arrays at addresses (n,)."""
+    length = index.max() + 1
+    for n in range(len(addresses)):
+        values = carray(_pointer(addresses[n]), length)  # type: ignore[call-arg]  # an intrinsic takes no context
+        for k in range(len(index)):
+            found[n, k] = values[index[k]]
 
 
 class Simulations:
     """N independent `MjData` of one `MjModel`, whose memory compiled kernels reach by address.
 
+    open_wrist: the same model with fewer comparisons, which a kernel may use where the task says so (`BatchEnv.wrist`).
+
     Each simulation is advanced alone, by the same instructions whatever its neighbours do, so results depend neither on
     N nor on the number of threads.
     """
 
-    def __init__(self, model: mujoco.MjModel, count: int, num_threads: int = 1, robot_joint: str = "joint1"):
+    def __init__(
+        self, model: mujoco.MjModel, count: int, num_threads: int = 1, robot_joint: str = "joint1",
+        open_wrist: mujoco.MjModel | None = None,
+    ):  # fmt: skip
         if int(count) != count or count < 1:
             raise UserError(f"the number of environments must be a positive integer, got {count!r}")
         if int(num_threads) != num_threads or num_threads < 1:
             raise UserError(f"the number of threads must be a positive integer, got {num_threads!r}")
         self.model = model
+        self._open_wrist = open_wrist or model
+        self.models = np.array([model._address, self._open_wrist._address])  # as the kernels take them
         self.data = [mujoco.MjData(model) for _ in range(int(count))]
         self.num_threads = min(int(num_threads), int(count))
         self._pool: ThreadPoolExecutor | None = None
         self.table = np.array(
-            [[d._address] + [a.ctypes.data for a in (d.qpos, d.qvel, d.qfrc_bias, d.ctrl)] for d in self.data], np.int64
-        )  # (N, 5) addresses, in the order the kernels expect
+            [[d._address] + [getattr(d, name).ctypes.data for name in COLUMNS[1:]] for d in self.data], np.int64
+        )  # (N, 7) addresses
         joint = model.joint(robot_joint)  # the first of the robot's
         self.robot_qpos, self.robot_qvel = int(joint.qposadr[0]), int(joint.dofadr[0])
-        self._tcp = model.site("tcp").id
+        self._tcp = 3 * model.site("tcp").id + np.arange(3)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -68,20 +90,25 @@ class Simulations:
         data.qpos[a : a + 9], data.qvel[v : v + 9] = qpos, qvel
 
     def run(self, kernel: Callable, ids: np.ndarray, *args) -> None:
-        """Calls kernel(model address, address table, ids, *args) on all ids, split over the threads."""
-        address = self.model._address
+        """Calls kernel(addresses of both models, address table, ids, *args) on all ids, split over the threads."""
         if self.num_threads == 1 or len(ids) < 2:
-            kernel(address, self.table, ids, *args)
+            kernel(self.models, self.table, ids, *args)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="physics")
         parts = np.array_split(ids, min(len(ids), 4 * self.num_threads))  # small parts: threads finish together
-        for done in [self._pool.submit(kernel, address, self.table, part, *args) for part in parts]:
+        for done in [self._pool.submit(kernel, self.models, self.table, part, *args) for part in parts]:
             done.result()
 
     def tcp_positions(self, ids: np.ndarray) -> np.ndarray:
         """(len(ids), 3) m: tool centre points, as known before the last integration (like the original's reading)."""
-        return np.array([self.data[i].site_xpos[self._tcp] for i in ids]).reshape(-1, 3)
+        return self.read("site_xpos", ids, self._tcp)
+
+    def read(self, name: str, ids: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """(len(ids), *index.shape): numbers of these indices in the flat arrays `name` (of `COLUMNS`) of simulations ids."""
+        found = np.empty((len(ids), index.size))
+        _gather(self.table[ids, COLUMNS.index(name)], index.reshape(-1), found)
+        return found.reshape(len(ids), *index.shape)
 
     def touching(self, i: int, geom: int, others: np.ndarray) -> bool:
         """Whether geom is in contact with any of the geoms `others` (sorted ids) in simulation i."""

@@ -83,6 +83,7 @@ class BlockPushBatch(BatchEnv):
     action_bound = 0.1  # m; the original's action space says so and enforces nothing
     max_steps = 299
     robot_joint = "effector_x"
+    wrist = ()
     substeps = 48  # physics steps of 1/480 s
     view: ClassVar[dict] = {"lookat": (0.35, 0.0, 0.05), "distance": 1.1, "azimuth": 180.0, "elevation": -45.0}
 
@@ -242,7 +243,7 @@ class BlockPushBatch(BatchEnv):
             self.sims.data[i].ctrl[:] = wanted[i]
         self.sims.run(self._advance, ids)
 
-    def _advance(self, model: int, table: np.ndarray, ids: np.ndarray) -> None:
+    def _advance(self, models: np.ndarray, table: np.ndarray, ids: np.ndarray) -> None:
         for i in ids:
             mujoco.mj_step(self.sims.model, self.sims.data[i], self.substeps)  # without the GIL
 

@@ -39,7 +39,6 @@ class OfficialBatch(BatchEnv):
     """
 
     original: str  # the task's name there
-    _views: list[tuple[np.ndarray, np.ndarray]]  # qpos and body positions, of tasks with objects
 
     def __init__(
         self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None,
@@ -50,7 +49,7 @@ class OfficialBatch(BatchEnv):
         super().__init__(num_envs, num_threads, max_steps, **more)
         self._said: list[process.Answer] = [({}, {})] * self.num_envs
         if isinstance(self, ObjectBatch):  # poses are the original's, not the shadow's
-            self._views = [(d.qpos.copy(), d.xpos.copy()) for d in self.sims.data]
+            self._positions = np.zeros((self.num_envs, len(self._bodies), 3))
         self.workers = [process.acquire(installation, self.original, self.max_steps) for _ in range(self.num_envs)]
 
     @property
@@ -126,9 +125,10 @@ class OfficialBatch(BatchEnv):
             self.tcp_pos[i] = arrays["tcp_pos"]
             if isinstance(self, ObjectBatch):
                 self.object_pose[i] = arrays["object_pose"]
-                qpos, xpos = self._views[i]
-                qpos[:] = arrays["qpos"]
-                xpos[self._bodies] = arrays["body_pos"][: len(self._bodies)]
+                self._positions[i] = arrays["body_pos"][: len(self._bodies)]
+
+    def _body_positions(self) -> np.ndarray:
+        return self._positions
 
     def _update_mode(self, ids: np.ndarray) -> None:
         for i in ids:

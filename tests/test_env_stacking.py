@@ -98,7 +98,7 @@ def test_compiled_controller_equals_its_plain_form():
         data = env.sims.data[0]
         q, v, bias = data.qpos[21:30].copy(), data.qvel[18:27].copy(), data.qfrc_bias[18:25].copy()
         _joint_control.joint_steps(
-            env.sims.model._address, env.sims.table, np.array([0]), env.sims.robot_qpos, env.sims.robot_qvel, target, 1
+            env.sims.models, env.sims.table, np.array([0]), env.sims.robot_qpos, env.sims.robot_qvel, target, 1
         )
         np.testing.assert_allclose(data.ctrl[:7], P_GAIN * (target[0, :7] - q[:7]) - D_GAIN * v[:7] + bias, rtol=1e-12)
         wanted = 0.04 if width > 0.075 else 0.0
