@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.seeds import derive
-from harness.windows import Windows, spread
+from harness.windows import Windows, encoded, spread
 from methods.base import Method
 
 STATES, SAMPLES = 256, 64
@@ -45,7 +45,7 @@ def quality(
 def sample_actions(method: Method, data: Windows, samples: int, seed: int) -> Tensor:
     """`samples` actions, as the policy acts, in every state of `data`: (N, M, A), scaled."""
     method = method.eval()
-    device = method.device
+    device, data = method.device, encoded(method, data)
     generator = torch.Generator().manual_seed(seed)  # on the CPU: equal numbers on every device
     found = []
     for index in torch.arange(len(data)).split(CHUNK):
