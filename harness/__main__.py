@@ -243,13 +243,14 @@ def verb_report(argv: list[str]) -> int:
 
 
 def verb_render(argv: list[str]) -> int:
-    """Draw the scene of a task, or a film of a trained policy."""
+    """Draw the scene of a task, a film of a trained policy, or the key points of its image encoder."""
     parser = cli.Parser(prog="python -m harness render", description="Draw a task's scene, or film a trained policy.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", help="draw its scene after a reset")
     what.add_argument(
         "--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it"
     )
+    what.add_argument("--keypoints", type=Path, metavar="RECORD", help="draw what this image policy's encoder looks at")
     parser.add_argument("--episode", type=int, help="of the record's evaluation (default: its first success)")
     parser.add_argument("--out", type=Path, required=True, help="a .png file; with --record a .webp file")
     args = parser.parse_args(argv)
@@ -257,6 +258,11 @@ def verb_render(argv: list[str]) -> int:
     if args.out.suffix.lower() != ending:
         raise UserError(f"--out must name a {ending} file. Got {args.out}")
     cli.check_out(args.out.parent, write=True)
+    if args.keypoints is not None:
+        from harness import keypoints
+
+        print(keypoints.of_record(args.keypoints, args.out))
+        return 0
     if args.record is not None:
         from harness.films import film
 

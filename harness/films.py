@@ -6,6 +6,7 @@ The episode is one of the record's own evaluation: same random stream, context a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from harness.registry import load_suites
 from harness.rollout import context_of
 from harness.seeds import derive
 from harness.trained import load
+from methods.base import Method
 from methods.policy import Policy
 
 SIZE = (320, 240)
@@ -26,12 +28,7 @@ STILL = 8  # further frames of the last state
 
 def film(path: Path, episode: int | None, out: Path) -> Path:
     """Film an episode of the policy of the record at `path`, which lies in a run's folder; returns the film's path."""
-    parts = path.absolute().parts
-    if len(parts) < 5 or parts[-4] != "records" or path.suffix != ".json":
-        raise UserError(f"{path} is no record in a run's folder: <out>/records/<task>/<method>/<seed>.json")
-    home, key = path.absolute().parents[3], "/".join((*parts[-3:-1], path.stem))
-    torch.set_num_threads(1)
-    method, task, found = load(home, key, load_suites())
+    method, task, key, found = policy_of(path)
     number = choose(found, episode)
     where = {"data_root": None} if "contexts" in task else {}
     simulation = Backend().batch_class(task)
@@ -55,6 +52,17 @@ def film(path: Path, episode: int | None, out: Path) -> Path:
         return write_film(frames, out, EVERY * env.substeps)
     finally:
         env.close()
+
+
+def policy_of(path: Path) -> tuple[Method, dict[str, Any], str, record.Record]:
+    """(policy, its task's block, cell, record) of a record that lies in a run's folder."""
+    parts = path.absolute().parts
+    if len(parts) < 5 or parts[-4] != "records" or path.suffix != ".json":
+        raise UserError(f"{path} is no record in a run's folder: <out>/records/<task>/<method>/<seed>.json")
+    home, key = path.absolute().parents[3], "/".join((*parts[-3:-1], path.stem))
+    torch.set_num_threads(1)
+    method, task, found = load(home, key, load_suites())
+    return method, task, key, found
 
 
 def choose(found: record.Record, episode: int | None) -> int:

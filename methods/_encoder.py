@@ -123,12 +123,14 @@ class ImageEncoder(nn.Module):
             if obs.shape[-1] != self.features:
                 raise ValueError(f"an image encoder takes frames (uint8) or {self.features} features, got {obs.shape}")
             return obs
-        rows = obs.flatten(0, -2)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            found = self.encode(rows)
-        else:  # what is kept of an image is small, what is computed on the way is not
-            found = torch.cat([self.encode(part) for part in rows.split(CHUNK)])
-        return found.view(*obs.shape[:-1], -1)
+        return self.see(obs.flatten(0, -2)).view(*obs.shape[:-1], -1)
+
+    @torch.compiler.disable  # convolutions are library calls: compiling around them takes minutes and gains little
+    def see(self, obs: Tensor) -> Tensor:
+        """`encode` of any number of observations: in parts where no gradient keeps what is computed on the way."""
+        if torch.is_grad_enabled():
+            return self.encode(obs)
+        return torch.cat([self.encode(part) for part in obs.split(CHUNK)])
 
     @torch.no_grad()
     def scale_features(self, features: Tensor) -> None:

@@ -128,3 +128,19 @@ def test_bad_files_are_one_line(tmp_path):
 def test_odd_sizes_are_refused():
     with pytest.raises(ValueError, match="multiple of 32"):
         ImageEncoder(2, 90, 32, 64)
+
+
+def test_key_points_are_drawn_where_the_maps_are(tmp_path):
+    from PIL import Image
+
+    from harness.keypoints import GAP, SCALE, draw, places
+
+    net, obs = encoder(), some(1)[0].numpy()
+    points, peaks = places(net, obs)
+    assert points.shape == (2, 4, 2) and ((points >= 16) & (points <= 48)).all()  # centres of the outermost places
+    assert ((peaks >= 0.25) & (peaks <= 1)).all()
+    with Image.open(draw(net, obs, tmp_path / "k.png")) as picture:
+        assert picture.size == (2 * 64 * SCALE + GAP, 64 * SCALE)
+        x, y = (int(v) for v in points[0, 0] * SCALE)
+        around = np.asarray(picture)[y - 7 : y + 8, x - 7 : x + 8].reshape(-1, 3)
+        assert (around == (255, 0, 0)).all(1).sum() > 20  # the first key point is red
