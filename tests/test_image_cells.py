@@ -83,10 +83,11 @@ def specs(out, methods, budget="smoke", sets=None, **options):
 
 
 def run(out, methods, budget="smoke", sets=None):
-    found = []
+    """The records, by method."""
+    found = {}
     for spec in specs(out, methods, budget, sets):
         job.check(spec)
-        found.append(job.run_cell(spec))
+        found[spec["method"]] = job.run_cell(spec)
     return found
 
 
@@ -96,7 +97,8 @@ def weights_of(out, key):
 
 
 def test_a_frozen_encoder_is_pretrained_by_the_teacher_and_shared_by_the_student(tmp_path):
-    teacher, student, scratch = run(tmp_path, ["beso", "vdd_ve", "em"])
+    found = run(tmp_path, ["beso", "vdd_ve", "em"])
+    teacher, student, scratch = (found[name] for name in ("beso", "vdd_ve", "em"))
     assert teacher["data"]["episodes"] == 3 and teacher["recipe"]["episodes"] == 3
     assert teacher["config"]["encoder"]["encoder_start"] == "own" == scratch["config"]["encoder"]["encoder_start"]
     assert student["config"]["encoder"]["encoder_start"] == "teacher"

@@ -146,6 +146,7 @@ def test_training_learns_where_the_dot_is(tmp_path):
     assert result.curve["loss"][-1] < 0.6 * result.curve["loss"][0]
 
 
+@pytest.mark.compiled
 def test_compiled_and_eager_losses_agree_with_bfloat16_products(tmp_path):
     """A student, whose loss encodes with and without gradient."""
     config = image_config("vdd_ve", steps=1, precision="bf16", compile="off")
