@@ -28,11 +28,8 @@ import numpy as np
 
 from envs._gl import gl_context
 from envs._panda import mesh_folder
+from envs.frames import CAMERAS, SHAPE, SIZE
 
-CAMERAS = ("bp_cam", "inhand_cam")
-SIZE = 96  # pixels, both directions
-SHAPE = (len(CAMERAS), SIZE, SIZE, 3)  # of an observation: cameras, rows, columns, RGB
-WIDTH = int(np.prod(SHAPE))
 SAMPLES = 4  # a pixel
 FACES = {"hand": 3000, "finger": 1000}  # triangles kept of a mesh; others: LINK_FACES
 LINK_FACES = 800

@@ -51,7 +51,8 @@ def _start(descriptor: int, slots: int, state: int, size: int, chosen: str | Non
 
     if chosen is not None:
         os.environ["MUJOCO_GL"] = chosen
-    from envs._cameras import WIDTH, CameraRenderer
+    from envs._cameras import CameraRenderer
+    from envs.frames import WIDTH
 
     images, scene = layout(slots, state, WIDTH)
     memory = mmap.mmap(descriptor, scene + size)

@@ -21,7 +21,8 @@ import mujoco
 import numpy as np
 
 from envs import _render_worker as protocol
-from envs._cameras import WIDTH, camera_model
+from envs._cameras import camera_model
+from envs.frames import WIDTH
 from harness.errors import UserError
 
 SLOTS = 128  # states drawn in one round, over all workers

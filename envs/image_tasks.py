@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from envs import _cameras
 from envs._gym import SingleEnv, VectorEnv
 from envs._objects import ObjectBatch
 from envs._renderers import Renderers
+from envs.frames import SHAPE, WIDTH
 from envs.sorting import SortingBatch
 from envs.stacking import StackingBatch
 
@@ -37,7 +37,7 @@ from envs.stacking import StackingBatch
 class CameraBatch(ObjectBatch):
     """What a batch of a state task becomes when it is seen through the cameras."""
 
-    obs_dim, obs_dtype, obs_shape = _cameras.WIDTH, np.uint8, _cameras.SHAPE
+    obs_dim, obs_dtype, obs_shape = WIDTH, np.uint8, SHAPE
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
