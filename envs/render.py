@@ -7,7 +7,6 @@ this project does. `$MUJOCO_GL` (egl or osmesa) chooses one; otherwise EGL is tr
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,12 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from envs._gl import gl_context
 from envs.base import BatchEnv
 from harness.errors import UserError, unknown
 
-BACKENDS = ("egl", "osmesa")
 TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking", "kitchen", "block_push")
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
-
-
-def _gl_context(width: int, height: int) -> Any:
-    """An off-screen OpenGL context of the first back end that works."""
-    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
-    reasons = []
-    for name in (chosen,) if chosen in BACKENDS else BACKENDS:
-        try:
-            return importlib.import_module(f"mujoco.{name}").GLContext(width, height)
-        except Exception as error:  # each library fails in its own way; all reasons go into the message
-            reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-            os.environ.pop("PYOPENGL_PLATFORM", None)  # set by the failed import, refused by the next
-    raise UserError(
-        f"no OpenGL library for pictures ({'; '.join(reasons)}); install one, e.g. apt-get install libegl1 or libosmesa6"
-    )
 
 
 class SceneRenderer:
@@ -51,7 +35,7 @@ class SceneRenderer:
         self.data = mujoco.MjData(self.model)
         self.view = getattr(task, "view", VIEW)  # a task may choose its own
         self.size = (width, height)
-        self._gl = _gl_context(width, height)
+        self._gl = gl_context(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)

@@ -199,18 +199,21 @@ def verb_ship(argv: list[str]) -> int:
 def verb_data(argv: list[str]) -> int:
     """Describe or generate demonstrations."""
     from envs.datasets import load_demonstrations
+    from harness.display import Bar
 
     parser = cli.Parser(prog="python -m harness data", description="Describe or generate demonstrations.")
     parser.add_argument("what", choices=("describe", "generate"))
     parser.add_argument("--tasks", default="all")
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
+    parser.add_argument("--episodes", type=int, help="how many, of an image task (default: its `demonstrations`)")
     parser.add_argument("--suites", type=Path, default=SUITES)
     args = parser.parse_args(argv)
     suites = load_suites(args.suites)
     if args.what == "generate" and args.data_root:
         raise UserError("data generate makes scripted demonstrations: give no --data-root")
     for task in select("task", args.tasks, suites.tasks, suites.names["tasks"])[0]:
-        demos = load_demonstrations(task, data_root=args.data_root)
+        with Bar(f"generating {task}") as bar:
+            demos = load_demonstrations(task, data_root=args.data_root, progress=bar, episodes=args.episodes)
         lengths = sorted(len(episode.obs) for episode in demos.episodes)
         modes = len({episode.mode for episode in demos.episodes})
         print(
