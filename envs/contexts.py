@@ -78,6 +78,7 @@ def evaluation_contexts(task: str, data_root: Path | str | None = None) -> Conte
     Raises UserError for a file that is refused, malformed or holds too few.
     """
     root = data_root if data_root is not None else os.environ.get("VDD_DATA_ROOT")
+    task = task.removesuffix("_image")  # the same scenes, seen through cameras
     kind = layout(task)
     if root:
         for folder in (Path(root).expanduser() / "d3il" / task, Path(root).expanduser() / task):
