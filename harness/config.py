@@ -1,8 +1,9 @@
 """A cell's resolved configuration: method block <- task block <- budget block <- `--set method.key=value`.
 
-The result is `{"gpt": {...}, "hyper": {...}, "train": {...}, "eval": {...}}`; of a task with images also `"encoder": {...}`
-(harness/encoder.py). A budget block is the method's, then the task's for all methods, then the task's for this one. An override names a key alone; the section
-that has the key takes it, and a key that no section has is an error with a suggestion.
+The result is `{"gpt": {...}, "hyper": {...}, "train": {...}, "eval": {...}}`; of a task with images also
+`"encoder": {...}` (harness/encoder.py). A budget block is the method's, then the task's for all methods, then the task's for this
+one. An override names a key alone; the section that has the key takes it, and a key that no section has is an error with a
+suggestion.
 """
 
 from __future__ import annotations
@@ -96,8 +97,11 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
     own.pop("teacher", None)  # no hyper-parameter: `registry.teacher_of`
     apply(config, own, f"in tasks.toml [{task}.method.{method}]")
     apply(config, block.get("budget", {}).get(budget, {}), f"in methods.toml [{method}.budget.{budget}]")
-    apply(config, {k: v for k, v in budget_of(suites, task, budget).items() if k != DEMONSTRATIONS},
-          f"in tasks.toml [{task}.budget.{budget}]")
+    apply(
+        config,
+        {k: v for k, v in budget_of(suites, task, budget).items() if k != DEMONSTRATIONS},
+        f"in tasks.toml [{task}.budget.{budget}]",
+    )
     apply(config, own_budget, f"in tasks.toml [{task}.method.{method}.budget.{budget}]")
     apply(config, sets.get(method, {}), f"in --set {method}.KEY=VALUE")
     if "encoder" in config and block["role"] != "student":

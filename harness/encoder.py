@@ -2,13 +2,13 @@
 
 The methods know nothing of it: before training, `prepare` puts weights into the encoders of a method that is already built.
 
-    encoder_start = "own"        the network's own: random, or ImageNet's (--encoder-weights FILE). Students keep what they start from
-                                 anyway: CD, CTM and a warm-started VDD copy their teacher's whole state encoder
-                    "teacher"    students: their teacher's
-    encoder_frozen               its weights stay; the features of every frame are computed once, before training, and scaled
-    encoder_pretrain             iterations of the method's own loss, with a window of one state, before it is frozen; the rest of
-    encoder_pretrain_lr          that network is thrown away
-    encoder_weights              SHA-256 of the file, "" without one
+    encoder_start = "own"     the network's own: random, or ImageNet's (--encoder-weights FILE). Students keep what they start
+                              from anyway: CD, CTM and a warm-started VDD copy their teacher's whole state encoder
+                    "teacher" students: their teacher's
+    encoder_frozen            its weights stay; the features of every frame are computed once, before training, and scaled
+    encoder_pretrain          iterations of the method's own loss, with a window of one state, before it is frozen; the
+    encoder_pretrain_lr       rest of that network is thrown away
+    encoder_weights           SHA-256 of the file, "" without one
 """
 
 from __future__ import annotations
@@ -133,16 +133,22 @@ def share(method: Method, state: dict[str, Tensor]) -> None:
         try:
             encoder.load_state_dict(state)
         except RuntimeError as error:
-            raise UserError(f"the encoder to start from has other sizes: {str(error).splitlines()[-1].strip()}") from None
+            raise UserError(
+                f"the encoder to start from has other sizes: {str(error).splitlines()[-1].strip()}"
+            ) from None
 
 
 def start_from_file(method: Method, path: Path | None, sha256: str) -> None:
-    """ImageNet weights into all encoders of a method. Raises UserError for a file that is missing, altered or of other sizes."""
+    """ImageNet weights into all encoders of a method. Raises UserError for a missing or altered file, or another network's."""
     if path is None:
-        raise UserError(f"this cell starts from an encoder of SHA-256 {sha256[:12]}…: name its file by --encoder-weights")
+        raise UserError(
+            f"this cell starts from an encoder of SHA-256 {sha256[:12]}…: name its file by --encoder-weights"
+        )
     weights, found = read_weights(path)
     if found != sha256:
-        raise UserError(f"{path} changed: its SHA-256 is {found[:12]}…, planned was {sha256[:12]}…; start the run again")
+        raise UserError(
+            f"{path} changed: its SHA-256 is {found[:12]}…, planned was {sha256[:12]}…; start the run again"
+        )
     for encoder in encoders(method):
         load(encoder, weights, path)
 
@@ -206,7 +212,9 @@ def read_cache(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return deserialise(content), json.loads(header["__metadata__"]["notes"])
 
 
-def write_cache(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def write_cache(
+    path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Seal and write; returns what `read_cache` would."""
     kept = {name: t.contiguous().cpu() for name, t in tensors.items()}
     write_atomic(path, seal_tensors(serialise(kept, {"sha256": UNSEALED, "notes": json.dumps(notes)})))
@@ -216,4 +224,3 @@ def write_cache(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -
 def clear(workdir: Path) -> None:
     """Training is over: the features are of no use any more."""
     shutil.rmtree(workdir / FOLDER, ignore_errors=True)
-

@@ -1,7 +1,7 @@
 """`python -m harness render --keypoints RECORD --out FILE.png`: what a policy's encoder looks at, drawn over what it sees.
 
-Each key point is the mean of a map of attention (`methods/_encoder.py`), drawn where that mean lies in the frame: a filled dot for
-a map that is concentrated, a hollow one for a map that is spread, with the colour of its number. Imports torch.
+Each key point is the mean of a map of attention (`methods/_encoder.py`), drawn where that mean lies in the frame: a filled dot
+for a map that is concentrated, a hollow one for a map that is spread, with the colour of its number. Imports torch.
 
 C cameras, P pixels a side, K key points, D values of an observation.
 """

@@ -44,12 +44,14 @@ class TrainConfig:
 
     lr decays by a cosine from `lr` to `lr_final` over all iterations after `warmup` iterations of linear increase.
     history_cut = probability that a sample keeps only a random number of its newest states; obs_noise = standard deviation of
-    normal noise added to scaled observations (features of a frozen image encoder count as such; images get none). Both keep a policy from copying its own past instead of looking where it is.
+    normal noise added to scaled observations (features of a frozen image encoder count as such; images get none). Both keep
+    a policy from copying its own past instead of looking where it is.
     ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
     optimizer = "adamw", or "muon": Muon (orthogonalised momentum) for the matrices inside transformer blocks, AdamW for the
     rest.
-    grad_clip = bound of the gradient's norm (0: none); beta_1, beta_2 = AdamW's. precision "auto" = bfloat16 products on processors and GPUs that have
-    them, else float32 (weights and sums are always float32). compile "auto" = torch.compile where a C++ compiler exists.
+    grad_clip = bound of the gradient's norm (0: none); beta_1, beta_2 = AdamW's. precision "auto" = bfloat16 products on
+    processors and GPUs that have them, else float32 (weights and sums are always float32). compile "auto" = torch.compile
+    where a C++ compiler exists.
     """
 
     steps: int

@@ -37,8 +37,8 @@ KV = list[KV1]  # of every layer
 class GPTConfig:
     """Sizes of Table 4; dropout is off unless set (D3IL: 0.2 and 0.1, docs/training.md).
 
-    cameras > 0: observations are images of `pixels` x `pixels` (`methods/_encoder.py`), seen through an encoder with `keypoints`
-    key points a camera and `encoder_width` channels in its first stage (ResNet-18: 64).
+    cameras > 0: observations are images of `pixels` x `pixels` (`methods/_encoder.py`), seen through an encoder with
+    `keypoints` key points a camera and `encoder_width` channels in its first stage (ResNet-18: 64).
     """
 
     layers: int
@@ -134,8 +134,9 @@ class Transformer(nn.Module):
         if config.cameras:
             self.encoder = ImageEncoder(config.cameras, config.pixels, config.keypoints, config.encoder_width)
             if obs_dim != self.encoder.obs_dim:
-                raise ValueError(f"{config.cameras} images of {config.pixels}^2 are {self.encoder.obs_dim} values, "
-                                 f"not {obs_dim}")
+                raise ValueError(
+                    f"{config.cameras} images of {config.pixels}^2 are {self.encoder.obs_dim} values, not {obs_dim}"
+                )
             obs_dim = self.encoder.features
         self.obs_embed = nn.Linear(obs_dim, config.embed)
         self.pos_embed = nn.Parameter(torch.zeros(1, goal_tokens + config.window, config.embed))

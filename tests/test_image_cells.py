@@ -20,7 +20,8 @@ from tests.test_encoder import imagenet
 TASK = {
     "title": "Tiny", "env": "envs.toy:ToyBatch", "gym_id": "x", "obs_dim": IMAGE_SHAPE.obs, "act_dim": 2, "goal_tokens": 0,
     "modes": 2, "entropy": "pooled", "rollouts": 3, "metrics": ["success"],
-    "gpt": {"layers": 2, "heads": 2, "embed": 16, "window": 3, "cameras": 2, "pixels": PIXELS, "keypoints": 4, "encoder_width": 8},
+    "gpt": {"layers": 2, "heads": 2, "embed": 16, "window": 3, "cameras": 2, "pixels": PIXELS, "keypoints": 4,
+            "encoder_width": 8},
     "encoder": {"encoder_start": "own", "encoder_frozen": False, "encoder_pretrain": 0, "encoder_pretrain_lr": 1e-3,
                 "encoder_weights": ""},
     "train": {"optimizer": "adamw", "lr": 1e-3, "beta_1": 0.95, "obs_noise": 0.0, "batch": 4},
@@ -135,7 +136,7 @@ def test_where_a_students_encoder_starts(tmp_path):
         run(tmp_path, ["vdd_ve"], "quick", {"vdd_ve": {**sets, "lr": 1e-5, "lr_final": 1e-5}})
         ours = weights_of(tmp_path, "tiny_image/vdd_ve/0")
         distance = max((ours[k] - theirs[k]).abs().max() for k in theirs)
-        assert 0 < distance and (distance < 1e-3) == near
+        assert distance > 0 and (distance < 1e-3) == near
 
 
 class Killed(Exception):

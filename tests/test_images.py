@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_lazy_frames_are_asked_for_rows_alone():
         """An object as `Episode.obs` of an image task may be: rows on request."""
 
         shape, dtype = (6, IMAGE_SHAPE.obs), np.dtype(np.uint8)
-        asked: list = []
+        asked: ClassVar[list] = []
 
         def __len__(self):
             return 6
