@@ -1,8 +1,8 @@
 """A cell's resolved configuration: method block <- task block <- budget block <- `--set method.key=value`.
 
 The result is `{"gpt": {...}, "hyper": {...}, "train": {...}, "eval": {...}}`; of a task with images also
-`"encoder": {...}` (harness/encoder.py). A budget block is the method's, then the task's for all methods, then the task's for this
-one. An override names a key alone; the section that has the key takes it, and a key that no section has is an error with a
+`"encoder": {...}` (harness/encoder.py). A budget block is the method's, then the task's for all methods, then the task's for
+this one. An override names a key alone; the section that has the key takes it, and a key that no section has is an error with a
 suggestion.
 """
 

@@ -1,8 +1,8 @@
 """What a network sees an image with: for each camera a ResNet-18 with group normalisation and a spatial soft-max.
 
 He et al., *Deep Residual Learning* (2016), Table 1; spatial soft-max of Finn et al., *Deep Spatial Autoencoders* (2016).
-Reference: the observation encoder of D3IL (its `VisualCore` is robomimic's), one for each camera, none shared. 32 key points, the
-means of 32 maps of attention, are 64 features a camera.
+Reference: the observation encoder of D3IL (its `VisualCore` is robomimic's), one for each camera, none shared. 32 key points,
+the means of 32 maps of attention, are 64 features a camera.
 
 Shapes: C cameras, P pixels a side, K key points, F = 2 K C features, D = 3 P^2 C values of an observation (cameras, rows,
 columns, channels RGB), n frames.

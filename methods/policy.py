@@ -7,7 +7,7 @@ Time line of one control step k (window T = 3):
     action                                   a_k     read at the newest observation
 
 Of a task with images the window holds features: each frame is encoded once, when it is new, and its features are kept as
-long as it is in the window. That is the same as encoding the window anew at every step, since the weights do not change while acting.
+long as it is in the window. That is the same as encoding the window anew at every step: weights do not change while acting.
 
 Every environment has its own random stream (a counter-based generator keyed by its seed), so that its actions depend neither
 on the other environments of the batch nor on the worker that runs it.
