@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import array_files, blockpush_files, d3il_files, image_data, kitchen_files, safe_pickle
+from envs import array_files, blockpush_files, d3il_files, frames, image_data, kitchen_files, safe_pickle
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -396,7 +396,7 @@ def check_cache(path: Path) -> str:
     with path.open("rb"):
         pass
     try:
-        _read_cache(path)
+        frames.read(path, frames.FrameCache()) if path.suffix == ".frames" else _read_cache(path)
     except Exception as error:  # whatever a damaged file makes NumPy raise
         return f"is damaged: {str(error)[:120]}"
     return ""

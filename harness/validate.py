@@ -66,6 +66,9 @@ def validate(out: Path | None, teachers: Path | None = None, cache: Path | None 
         for path in sorted((cache / "demonstrations").glob("*")):
             if path.suffix == ".npz":
                 report.check("demonstrations", path, check_demonstrations)
+            elif path.is_dir():
+                for part in sorted(path.glob("*.frames")):
+                    report.check("demonstrations", part, check_demonstrations)
             else:
                 report.notes.append((path, "was set aside, or its writing never ended"))
     return report
