@@ -99,12 +99,16 @@ def prepare(
     Resumes: pre-training like any training, and what is finished is read from the working folder.
     """
     config = EncoderConfig(**section)
+    if method.encoder is None:
+        raise UserError(
+            f"{key}: this method's network, `net`, has no image encoder (docs/images.md): it runs on other tasks"
+        )
     if config.encoder_weights:
         start_from_file(method, None if weights is None else Path(weights), config.encoder_weights)
     if config.encoder_start == "teacher":
         assert teacher is not None and teacher.encoder is not None, "the teacher sees images too"
         share(method, teacher.encoder.state_dict())
-    notes: dict[str, Any] = {"parameters": sum(p.numel() for p in method.encoder.parameters())}  # type: ignore[union-attr]
+    notes: dict[str, Any] = {"parameters": sum(p.numel() for p in method.encoder.parameters())}
     if not config.encoder_frozen and not config.encoder_pretrain:
         return data, held, notes
     cached = read_cache(workdir / FOLDER / FEATURES)
@@ -114,7 +118,6 @@ def prepare(
             notes |= pretrain(config, method, train_config, key, workdir / FOLDER, progress, build, one_state)
         if config.encoder_frozen:
             tensors = frozen_features(method, data, held, progress, scale=config.encoder_start == "own")
-        assert method.encoder is not None
         state = {f"encoder/{name}": value for name, value in method.encoder.state_dict().items()}
         cached = write_cache(workdir / FOLDER / FEATURES, tensors | state, notes)
     tensors, notes = cached
