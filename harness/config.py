@@ -83,11 +83,11 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
         apply({"hyper": config["hyper"]}, block["hyper"], f"in methods.toml [{method}.hyper]")
     else:
         config = {
-            **({"encoder": dict(here["encoder"])} if "encoder" in here else {}),
             "gpt": copy.deepcopy(here["gpt"]),
             "hyper": copy.deepcopy(block["hyper"]),
             "train": block["train"] | here.get("train", {}),
             "eval": {"rollouts": rollouts(here["rollouts"], suites.budgets[budget]["rollouts"])},
+            **({"encoder": dict(here["encoder"])} if "encoder" in here else {}),
         }
         keys = [key for section in config.values() for key in section]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):

@@ -30,8 +30,9 @@ def quality(
     negative and their difference is what the distributions themselves contribute. `seed` decides everything random.
     """
     chosen = spread(data, states)
-    taught = sample_actions(teacher, chosen, samples, derive(str(seed), "teacher"))
-    again = sample_actions(teacher, chosen, samples, derive(str(seed), "teacher again"))
+    shown = encoded(teacher, chosen)  # once for both
+    taught = sample_actions(teacher, shown, samples, derive(str(seed), "teacher"))
+    again = sample_actions(teacher, shown, samples, derive(str(seed), "teacher again"))
     learned = sample_actions(student, chosen, samples, derive(str(seed), "student"))
     return {
         "energy_distance": energy_distance(learned, taught).mean().item(),

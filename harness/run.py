@@ -41,6 +41,7 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     sets = parse_sets(suites, args.set)
     if args.budget not in suites.budgets:
         raise unknown("budget", args.budget, suites.budgets)
+    weights = encoder_file(args, tasks, suites)
     data = {
         task: plan.Data(
             *identify(task, args.data_root, **limited(demonstrations(suites, task, args.budget))),
@@ -58,7 +59,7 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     cli.check_out(out, write=False)
     request = plan.Request(
         tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher, args.backend,
-        encoder_file(args, tasks, suites),
+        weights,
     )  # fmt: skip
     made = plan.build(suites, request, data, METRIC_VERSION)
     used = {cell.method for cell in made.cells} | {

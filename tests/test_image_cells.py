@@ -203,6 +203,17 @@ def test_what_contradicts_itself_is_refused_before_anything_is_spent(tmp_path):
                 job.check(spec)
 
 
+@pytest.mark.parametrize("budget", SUITES.budgets)
+@pytest.mark.parametrize("task", ["sorting_image", "stacking_image"])
+def test_the_suites_settings_of_every_method_agree_with_one_another(task, budget):
+    for name, block in SUITES.methods.items():
+        if block["role"] == "one_step" or "tasks" in block:
+            continue
+        config = resolve(SUITES, task, name, budget)
+        encoder.check(config["encoder"], block["role"], job.train.TrainConfig(**config["train"]))
+        assert job.GPTConfig(**config["gpt"]).cameras == 2 and config["train"]["batch"] <= 512
+
+
 def test_budgets_of_a_task_come_between_the_methods_and_the_tasks_for_a_method():
     tasks = {**SUITES.tasks, "tiny_image": {**TASK, "method": {"beso": {"budget": {"smoke": {"steps": 5}}, "lr": 0.5}}}}
     suites = replace(SUITES, tasks=tasks)
