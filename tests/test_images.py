@@ -19,7 +19,7 @@ from methods._encoder import ImageEncoder
 from methods.base import Batch
 from methods.policy import Policy
 from tests.image_cases import IMAGE_GPT, IMAGE_SHAPE, demonstrations, frames
-from tests.method_cases import METHODS, build, train_config, windows
+from tests.method_cases import GPT, METHODS, build, train_config, windows
 
 NAMES = [name for name in METHODS if name != "exact"]  # the toy's, which sees nothing
 every_method = pytest.mark.parametrize("name", NAMES)
@@ -238,3 +238,8 @@ def test_other_observations_are_refused():
         p.act(np.zeros((1, IMAGE_SHAPE.obs), np.float32))
     with pytest.raises(ValueError, match="are 24576 values, not 100"):
         build("beso", IMAGE_GPT, shape=replace(IMAGE_SHAPE, obs=101 - 1))
+
+
+def test_files_of_networks_without_an_encoder_say_nothing_of_it():
+    assert set(GPT.saved()) == {"layers", "heads", "embed", "window", "attn_dropout", "resid_dropout"}
+    assert IMAGE_GPT.saved().keys() - GPT.saved().keys() == {"cameras", "pixels", "keypoints", "encoder_width"}
