@@ -1,7 +1,7 @@
 """The process that draws the cameras' images, started by `envs._renderers`.
 
-Arguments: the parent's process id, the descriptor of the memory shared with it, the number of slots, of numbers a state, of bytes
-of the compiled scene. The memory holds the slots' states, then their images, then the scene. An order on stdin is two
+Arguments: the parent's process id, the descriptor of the memory shared with it, the number of slots, of numbers a state, of
+bytes of the compiled scene. The memory holds the slots' states, then their images, then the scene. An order on stdin is two
 64-bit integers, the first slot and how many; it is answered by one line on stdout, as is the start: "ready" and the samples a
 pixel, or "!" and what is wrong. The process ends when its parent does, however that ends.
 """

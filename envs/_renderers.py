@@ -88,7 +88,9 @@ class Renderers:
             answer = self._answer(process, START_S)
             if not answer.startswith("ready"):
                 self.close()
-                raise UserError(answer[1:] if answer.startswith("!") else f"the rendering process says {answer[:200]!r}")
+                raise UserError(
+                    answer[1:] if answer.startswith("!") else f"the rendering process says {answer[:200]!r}"
+                )
 
     def _order(self, process: subprocess.Popen, first: int, count: int) -> None:
         try:
