@@ -34,7 +34,12 @@ def main() -> None:
     try:
         renderer, states, images = _start(descriptor, slots, state, size, chosen)
     except Exception as error:  # the parent says it in one line
-        print("!" + " ".join(str(error).split())[:600], file=reply)
+        said = sys.argv[6] if len(sys.argv) > 6 else " ".join(str(error).split())[:600]
+        if chosen is None:  # a process that has tried EGL can use OSMesa no more; this one starts anew
+            os.dup2(reply.fileno(), 1)
+            os.environ["MUJOCO_GL"] = "osmesa"
+            os.execv(sys.executable, [sys.executable, "-m", "envs._render_worker", *sys.argv[1:6], said])
+        print("!" + said, file=reply)
         return
     print(f"ready {renderer.samples}", file=reply)
     while (order := _next_order(parent)) is not None:
