@@ -1,7 +1,7 @@
 """The process that draws the cameras' images, started by `envs._renderers`.
 
-Arguments: the parent's process id, the descriptor of the memory shared with it, the number of slots, of numbers a state, of bytes
-of the compiled scene. The memory holds the slots' states, then their images, then the scene. An order on stdin is two
+Arguments: the parent's process id, the descriptor of the memory shared with it, the number of slots, of numbers a state, of
+bytes of the compiled scene. The memory holds the slots' states, then their images, then the scene. An order on stdin is two
 64-bit integers, the first slot and how many; it is answered by one line on stdout, as is the start: "ready" and the samples a
 pixel, or "!" and what is wrong. The process ends when its parent does, however that ends.
 """
@@ -34,7 +34,12 @@ def main() -> None:
     try:
         renderer, states, images = _start(descriptor, slots, state, size, chosen)
     except Exception as error:  # the parent says it in one line
-        print("!" + " ".join(str(error).split())[:600], file=reply)
+        said = sys.argv[6] if len(sys.argv) > 6 else " ".join(str(error).split())[:600]
+        if chosen is None:  # a process that has tried EGL can use OSMesa no more; this one starts anew
+            os.dup2(reply.fileno(), 1)
+            os.environ["MUJOCO_GL"] = "osmesa"
+            os.execv(sys.executable, [sys.executable, "-m", "envs._render_worker", *sys.argv[1:6], said])
+        print("!" + said, file=reply)
         return
     print(f"ready {renderer.samples}", file=reply)
     while (order := _next_order(parent)) is not None:

@@ -49,18 +49,28 @@ class Renderers:
             out = np.empty((len(states), WIDTH), np.uint8)
         if not self.processes:
             self._start()
-        for first in range(0, len(states), SLOTS):
-            part = states[first : first + SLOTS]
-            self._states[: len(part)] = part
-            bounds = np.linspace(0, len(part), min(self.workers, len(part)) + 1).astype(int)
-            shares = list(zip(self.processes, bounds[:-1], bounds[1:], strict=False))
-            for process, begin, end in shares:
-                self._order(process, int(begin), int(end - begin))
-            for process, begin, end in shares:
-                if self._answer(process, ANSWER_S) != str(end - begin):
-                    raise self._failed(process, "gave a wrong answer")
-            out[first : first + len(part)] = self._images[: len(part)]
+        try:
+            for first in range(0, len(states), SLOTS):
+                part = states[first : first + SLOTS]
+                self._round(part)
+                out[first : first + len(part)] = self._images[: len(part)]
+        except (
+            BaseException
+        ):  # also Ctrl-C: an answer that nobody has read must not be taken for that of the next order
+            self.close()
+            raise
         return out
+
+    def _round(self, states: np.ndarray) -> None:
+        """Has states (n, Q), n <= `SLOTS`, drawn into the first n images."""
+        self._states[: len(states)] = states
+        bounds = np.linspace(0, len(states), min(self.workers, len(states)) + 1).astype(int)
+        shares = list(zip(self.processes, bounds[:-1], bounds[1:], strict=False))
+        for process, begin, end in shares:
+            self._order(process, int(begin), int(end - begin))
+        for process, begin, end in shares:
+            if self._answer(process, ANSWER_S) != str(end - begin):
+                raise self._failed(process, "gave a wrong answer")
 
     def close(self) -> None:
         """Ends the processes; the next `draw` starts new ones."""
@@ -88,7 +98,9 @@ class Renderers:
             answer = self._answer(process, START_S)
             if not answer.startswith("ready"):
                 self.close()
-                raise UserError(answer[1:] if answer.startswith("!") else f"the rendering process says {answer[:200]!r}")
+                raise UserError(
+                    answer[1:] if answer.startswith("!") else f"the rendering process says {answer[:200]!r}"
+                )
 
     def _order(self, process: subprocess.Popen, first: int, count: int) -> None:
         try:

@@ -64,7 +64,7 @@ class BatchEnv:
         self.mode = np.full((n, *self.mode_shape), self.first_mode, self.mode_dtype)
         self.tcp_pos = np.zeros((n, 3))
         self.setpoint = np.zeros((n, self.setpoint_dim))
-        self.obs = np.zeros((n, self.obs_dim), self.obs_dtype)
+        self.obs: np.ndarray = np.zeros((n, self.obs_dim), self.obs_dtype)
         self.goal = np.zeros((n, self.goal_tokens, self.obs_dim), np.float32)  # what a policy is to be given
         self._desired = np.zeros((n, 7))
         self._desired_velocity = np.zeros((n, 7))
@@ -117,7 +117,7 @@ class BatchEnv:
         self, contexts: Sequence | None = None, seeds: Sequence[int] | None = None, ids=None,
         goals: np.ndarray | None = None,
     ) -> np.ndarray:  # fmt: skip
-        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D), float32 or `obs_dtype`.
+        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D).
 
         goals, for tasks that have them: (n, G, D or more), the last observations of a demonstration, unscaled; None: the task's
         own default. What a policy is to be given of them is then in `goal`.

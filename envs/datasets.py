@@ -133,7 +133,7 @@ def identify(
     if task in image_data.STATE_TASK:
         if root is not None:
             return "official", _official_images(task, root, episodes).identity
-        return "scripted", f"{_images_identity(task, seed)}/{_images_number(task, episodes)}"
+        return "scripted", f"{_images_identity(task, seed)}/{image_data.number(task, episodes)}"
     if root is not None:
         return "official", _identity(_read(task, root))
     return "scripted", _scripted_identity(task, _generator(task), seed)
@@ -160,7 +160,9 @@ def load_demonstrations(
             return _official_images(task, root, episodes)
         return _scripted_images(task, _cache_dir(cache_dir), seed, progress, episodes)
     if episodes is not None:
-        raise UserError(f"the number of demonstrations can be chosen for {', '.join(image_data.STATE_TASK)}, not for {task}")
+        raise UserError(
+            f"the number of demonstrations can be chosen for {', '.join(image_data.STATE_TASK)}, not for {task}"
+        )
     if root is not None:
         files, official = _read(task, root), OFFICIAL[task]
         if isinstance(official, OfficialArrays):
@@ -177,23 +179,12 @@ def load_demonstrations(
     return Demonstrations(task, "scripted", origin, identity, _digest(found), found)
 
 
-def _images_number(task: str, episodes: int | None) -> int:
-    """How many demonstrations of an image task to use."""
-    if episodes is not None:
-        return episodes
-    from harness.registry import load_suites
-
-    return int(load_suites().tasks[task]["demonstrations"])
-
-
 def _images_identity(task: str, seed: int) -> str:
     return f"scripted/{task}/v{image_data.version(task)}/seed{seed}"
 
 
-def _scripted_images(
-    task: str, cache: Path, seed: int, progress: Progress, episodes: int | None
-) -> Demonstrations:
-    number, identity = _images_number(task, episodes), _images_identity(task, seed)
+def _scripted_images(task: str, cache: Path, seed: int, progress: Progress, episodes: int | None) -> Demonstrations:
+    number, identity = image_data.number(task, episodes), _images_identity(task, seed)
     folder = cache / "demonstrations" / identity.replace("/", "-")
     found, sha256 = image_data.scripted(task, folder, seed, number, progress)
     origin = f"scripted demonstrator and cameras, version {image_data.version(task)}, seed {seed}"
@@ -206,7 +197,7 @@ def _official_images(task: str, root: Path, episodes: int | None) -> Demonstrati
     assert isinstance(official, Official)
     raws = dict(_read(task, root))
     named = [(path, official.parse(safe_pickle.loads(raw, str(path)), str(path))) for path, raw in raws.items()]
-    used, images = image_data.with_images(named, _images_number(task, episodes))
+    used, images = image_data.with_images(named, image_data.number(task, episodes))
     identity = hashlib.sha256((_identity([(path, raws[path]) for path, _ in used]) + images).encode()).hexdigest()
     origin = f"D3IL, {official.folder} and its images, {len(used)} of {len(named)} files"
     return Demonstrations(task, "official", origin, identity, images, [episode for _, episode in used])

@@ -1,9 +1,9 @@
 """Images of a demonstration that are decoded when they are looked at.
 
-File of one scripted demonstration, `.frames`: the line `MAGIC`; one line of JSON (rows, mode, context, sizes of the blobs); the blobs;
-64 characters, the SHA-256 of all that stands before. Blobs: actions (float32), the fixed camera's background, then for each
-group of `GROUP` rows the fixed camera's differences from row to row (of the first: from the background; modulo 256) and the hand's
-images, one lossless WebP each, side by side. Differences suit a camera that stands still, and halve the size.
+File of one scripted demonstration, `.frames`: the line `MAGIC`; one line of JSON (rows, mode, context, sizes of the blobs); the
+blobs; 64 characters, the SHA-256 of all that stands before. Blobs: actions (float32), the fixed camera's background, then for
+each group of `GROUP` rows the fixed camera's differences from row to row (of the first: from the background; modulo 256) and
+the hand's images, one lossless WebP each, side by side. Differences suit a camera that stands still, and halve the size.
 
 Letters: L rows, A numbers an action.
 """

@@ -1,10 +1,11 @@
 """Demonstrations of the image tasks: those of the state task, seen through its cameras.
 
-Scripted ones: the state task's demonstrator makes the same runs again, to the last bit, and the states on their way are drawn. One
-file a run (`envs.frames`), so that what is there is kept when the making is interrupted, and more runs may be added. Runs
+Scripted ones: the state task's demonstrator makes the same runs again, to the last bit, and the states on their way are drawn.
+One file a run (`envs.frames`), so that what is there is kept when the making is interrupted, and more runs may be added. Runs
 are taken evenly over the behaviours, the first ones of each.
 
-The original's: `state/<demo>.pkl` as for the state task, and `images/<bp-cam|inhand-cam>/<demo>/<k>.jpg`, one of each camera a row.
+The original's: `state/<demo>.pkl` as for the state task, and `images/<bp-cam|inhand-cam>/<demo>/<k>.jpg`, one of each camera a
+row.
 """
 
 from __future__ import annotations
@@ -61,6 +62,15 @@ def version(task: str) -> str:
     return f"{_demonstrator(task).GENERATOR_VERSION}.{IMAGES_VERSION}"
 
 
+def number(task: str, episodes: int | None) -> int:
+    """How many demonstrations to use: `episodes`, else what tasks.toml says."""
+    if episodes is not None:
+        return episodes
+    from harness.registry import load_suites
+
+    return int(load_suites().tasks[task]["demonstrations"])
+
+
 def _demonstrator(task: str) -> Any:
     return importlib.import_module(f"envs.demonstrators.{STATE_TASK[task]}")
 
@@ -88,7 +98,9 @@ def scripted(
             found[path] = _episode(path, cache)
             report()
     parts = [found[path] for group in paths.values() for path in group]
-    return [episode for episode, _ in parts], hashlib.sha256("".join(digest for _, digest in parts).encode()).hexdigest()
+    return [episode for episode, _ in parts], hashlib.sha256(
+        "".join(digest for _, digest in parts).encode()
+    ).hexdigest()
 
 
 def _cached(path: Path, cache: frames.FrameCache) -> tuple[Episode, str] | None:
@@ -134,7 +146,9 @@ def _make(task: str, seed: int, paths: dict[str, list[Path]], there: set[Path], 
             for written in waiting:
                 yield written.result()
     except OSError as error:
-        raise UserError(f"{folder}: images cannot be kept there ({error.strerror or error}); see $VDD_CACHE_DIR") from None
+        raise UserError(
+            f"{folder}: images cannot be kept there ({error.strerror or error}); see $VDD_CACHE_DIR"
+        ) from None
     finally:
         renderers.close()
 
@@ -160,11 +174,10 @@ def _write(path: Path, images: np.ndarray, run: Episode) -> Path:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def with_images(
-    named: Sequence[tuple[Path, Episode]], episodes: int
-) -> tuple[list[tuple[Path, Episode]], str]:
-    """`episodes` of the state demonstrations (file, episode), evenly over the behaviours and in order of name, with their images
-    in the place of observations; and the SHA-256 over the images. Raises UserError, naming the file, for a missing or damaged one.
+def with_images(named: Sequence[tuple[Path, Episode]], episodes: int) -> tuple[list[tuple[Path, Episode]], str]:
+    """`episodes` of the state demonstrations (file, episode), evenly over the behaviours and in order of name, with their
+    images in the place of observations; and the SHA-256 over the images. Raises UserError, naming the file, for a missing or
+    damaged one.
     """
     counts: dict[str, int] = {}
     for _, episode in named:
@@ -217,5 +230,7 @@ def _jpeg(path: Path) -> np.ndarray:
     except Exception as error:  # Pillow fails in many ways
         raise UserError(f"{path}: cannot be read as an image ({str(error)[:100]}); download it again") from None
     if pixels.shape != (frames.SIZE, frames.SIZE, 3):
-        raise UserError(f"{path}: has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {frames.SIZE} x {frames.SIZE}")
+        raise UserError(
+            f"{path}: has {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {frames.SIZE} x {frames.SIZE}"
+        )
     return pixels

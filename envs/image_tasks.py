@@ -6,8 +6,9 @@ are those of the state tasks (`envs.sorting`, `envs.stacking`).
 Observation (55296,) uint8: `bp_cam`, then `inhand_cam`, each 96 x 96 pixels, RGB: cameras, rows, columns, channels in C
 order. Gymnasium's interfaces give it the shape (2, 96, 96, 3). What the cameras show and what is left out: `envs._cameras`.
 
-Images are drawn by `num_threads` processes of their own (`envs._renderers`), which start with the first observation and end with
-`close` or with this process. They need an OpenGL library; where there is none, that is a UserError that says what to install.
+Images are drawn by `num_threads` processes of their own (`envs._renderers`), which start with the first observation and end
+with `close` or with this process. They need an OpenGL library; where there is none, that is a UserError that says what to
+install.
 
 Timing. As in the state task: step k returns the image of the state before the motion towards set-point k.
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import envs  # noqa: F401  (registers the tasks)
+from envs.contexts import evaluation_contexts
 from envs.frames import SHAPE, WIDTH
 from envs.image_tasks import SortingImageBatch, StackingImageBatch
 from envs.render import render_task
@@ -101,6 +102,7 @@ def test_suites_and_gymnasium_agree_with_the_batch(name):
     block = load_suites().tasks[name]
     batch = resolve_class(block["env"])
     assert (batch.obs_dim, batch.act_dim) == (block["obs_dim"], block["act_dim"]) == (WIDTH, block["act_dim"])
+    assert evaluation_contexts(name).sha256 == evaluation_contexts(batch.task).sha256
     env = gymnasium.make_vec(block["gym_id"], num_envs=2)
     obs, _ = env.reset(seed=0)
     assert obs.shape == (2, *SHAPE) and obs in env.observation_space

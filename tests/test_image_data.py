@@ -122,7 +122,9 @@ def demonstrator(monkeypatch):
                 rows.append(env.step(rng.normal(0.0, 0.004, (1, 2)))[0][0])
                 setpoints.append(env.setpoint[0, :2].copy())
             made.append(
-                Episode(np.array(rows[:-1]), np.diff(setpoints, axis=0), env.context[0].copy(), mode, np.array(seen[:-1]))
+                Episode(
+                    np.array(rows[:-1]), np.diff(setpoints, axis=0), env.context[0].copy(), mode, np.array(seen[:-1])
+                )
             )
         return made
 
@@ -211,7 +213,8 @@ def write_original(root, task, demos=("env_000_00", "env_001_00", "env_002_00"))
         robot = {key: rng.normal(size=(ROWS, width)) for key, width in columns.items()}
         robot["gripper_width"] = rng.uniform(0, 0.08, ROWS)
         objects = {
-            name: {"pos": rng.normal(size=(ROWS, 3)), "quat": np.tile([1.0, 0, 0, 0], (ROWS, 1))} for name in OBJECTS[task]
+            name: {"pos": rng.normal(size=(ROWS, 3)), "quat": np.tile([1.0, 0, 0, 0], (ROWS, 1))}
+            for name in OBJECTS[task]
         }
         (state / f"{demo}.pkl").write_bytes(pickle.dumps({"context": None, "robot": robot, **objects}))
         for camera in ("bp-cam", "inhand-cam"):

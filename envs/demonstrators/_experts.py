@@ -79,7 +79,8 @@ def generate_all(
 ) -> list[Episode]:  # fmt: skip
     """One successful episode for every behaviour in `wanted`, in that order; the same for the same seed.
 
-    An attempt that fails or shows another behaviour is drawn again, context included (`try_all`). states: with `Episode.states`.
+    An attempt that fails or shows another behaviour is drawn again, context included (`try_all`).
+    states: with `Episode.states`.
     """
 
     def run(jobs: list[Job]) -> list[Outcome]:

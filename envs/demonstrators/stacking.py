@@ -106,9 +106,7 @@ def generate(
     return [episode for episode in found if episode is not None]
 
 
-def run(
-    jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None], None], states: bool = False
-) -> None:
+def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None], None], states: bool = False) -> None:
     """One attempt for each (order, random stream), at most `BATCH` at a time; done(index, episode or None if it failed)."""
     from envs._joint_control import joint_targets
     from envs.contexts import sample
