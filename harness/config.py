@@ -121,11 +121,6 @@ def demonstrations(suites: Suites, task: str, budget: str) -> int | None:
     return budget_of(suites, task, budget).get(DEMONSTRATIONS)
 
 
-def limited(episodes: int | None) -> dict[str, int]:
-    """The argument that limits the demonstrations of `identify` and `load_demonstrations`; none where they are not limited."""
-    return {} if episodes is None else {"episodes": episodes}
-
-
 def rollouts(of_task: int, of_budget: int | str) -> int:
     """The task's own number, or fewer where the budget sets a limit."""
     return of_task if of_budget == "task" else min(of_task, int(of_budget))

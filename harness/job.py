@@ -20,7 +20,6 @@ import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
 from harness import backends, distribution, encoder, lease, metrics, record, rollout, sealed, stop, train, windows
-from harness.config import limited
 from harness.errors import UserError
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
@@ -114,7 +113,7 @@ def prepare_workdir(spec: Spec) -> Path:
 
 def load_data(spec: Spec) -> Demonstrations:
     """The demonstrations that the plan saw; other ones are a UserError."""
-    demos = load_demonstrations(spec["task"], data_root=spec["data_root"], **limited(spec["data"].get("episodes")))
+    demos = load_demonstrations(spec["task"], data_root=spec["data_root"], episodes=spec["data"].get("episodes"))
     if demos.identity != spec["data"]["identity"]:
         raise UserError(f"the demonstrations of {spec['task']} changed while the run was going on: start it again")
     return demos
@@ -259,7 +258,8 @@ def recipe(spec: Spec) -> dict[str, Any]:
     """What else it takes to run the cell again from its record alone (harness/reproduce.py)."""
     kept = {name: spec[name] for name in ("class", "role", "evaluate_only", "task_block")}
     teacher = spec["teacher"]
-    kept |= limited(spec["data"].get("episodes"))
+    if spec["data"].get("episodes") is not None:
+        kept["episodes"] = spec["data"]["episodes"]
     return kept | {"teacher": teacher and {name: teacher.get(name) for name in ("class", "hyper", "trained")}}
 
 

@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.films import policy_of
 from harness.rollout import context_of
 from harness.seeds import derive
-from methods._encoder import STRIDE, ImageEncoder
+from methods._encoder import STRIDE, ImageEncoder, KeyPoints
 
 SCALE = 5  # of the picture
 GAP = 8  # between cameras, in its pixels
@@ -48,6 +48,7 @@ def places(encoder: ImageEncoder, obs: np.ndarray) -> tuple[np.ndarray, np.ndarr
     cells = encoder.pixels // STRIDE
     points, peaks = [], []
     for net, image in zip(encoder.cameras, images, strict=True):
+        assert isinstance(net, KeyPoints)
         points.append(((net(image)[0] + 1) / 2 * (cells - 1) + 0.5) * STRIDE)
         peaks.append(net.attention(image)[0].flatten(1).max(-1).values)
     return torch.stack(points).numpy(), torch.stack(peaks).numpy()

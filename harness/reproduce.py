@@ -20,7 +20,7 @@ from typing import Any
 from envs.contexts import evaluation_contexts
 from envs.datasets import identify
 from harness import backends, cli, record, shipped
-from harness.config import digest, limited, resolve
+from harness.config import digest, resolve
 from harness.errors import UserError
 from harness.launch import TARGET, run_logged
 from harness.metrics import METRIC_VERSION
@@ -53,7 +53,7 @@ def prepare(found: record.Record, home: Path | None, args: argparse.Namespace, s
     recipe = found.get("recipe") or assumed_recipe(found, suites, rerun.remarks)
     check_recipe(task, recipe, suites)
     episodes = recipe.get("episodes")
-    source, identity = identify(task, args.data_root, **limited(episodes))
+    source, identity = identify(task, args.data_root, episodes=episodes)
     if identity != found["data"].get("identity"):
         asked = f"{found['data'].get('source')} ({found['data'].get('identity')})"
         raise UserError(f"the record's demonstrations are {asked}, here are {source} ({identity}): see --data-root")

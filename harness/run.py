@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from harness import cli, local, plan, scheduler, slurm, studies, tables
 from harness.backends import OFFICIAL, from_options, from_spec
-from harness.config import demonstrations, limited, parse_sets
+from harness.config import demonstrations, parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
 from harness.launch import launch
@@ -44,7 +44,7 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     weights = encoder_file(args, tasks, suites)
     data = {
         task: plan.Data(
-            *identify(task, args.data_root, **limited(demonstrations(suites, task, args.budget))),
+            *identify(task, args.data_root, episodes=demonstrations(suites, task, args.budget)),
             evaluation_contexts(task, args.data_root).sha256 if "contexts" in suites.tasks[task] else None,
             demonstrations(suites, task, args.budget),
         )
@@ -121,8 +121,8 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
     for task, spec in {spec["task"]: spec for spec in specs}.items():
         if args.launcher != "slurm":  # a machine that submits may not simulate
             from_spec(spec).versions(spec["task_block"])  # the original starts
-        limit = limited(spec["data"]["episodes"])
-        load_demonstrations(task, data_root=args.data_root, progress=Generating(task), **limit)
+        limit = spec["data"]["episodes"]
+        load_demonstrations(task, data_root=args.data_root, progress=Generating(task), episodes=limit)
     for spec in {(spec["task"], spec["method"]): spec for spec in specs}.values():  # seeds differ in nothing else
         job.check(spec)
 
