@@ -18,4 +18,10 @@ gymnasium.register(
     entry_point="envs.block_push:BlockPushEnv",
     vector_entry_point="envs.block_push:BlockPushVectorEnv",
 )
+for _task in ("SortingImage", "StackingImage"):
+    gymnasium.register(
+        f"vdd/{_task}-v0",
+        entry_point=f"envs.image_tasks:{_task}Env",
+        vector_entry_point=f"envs.image_tasks:{_task}VectorEnv",
+    )
 gymnasium.register("vdd/Toy-v0", entry_point="envs.toy:ToyEnv", vector_entry_point="envs.toy:ToyVectorEnv")

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def _spaces(batch: type[BatchEnv]) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
     """Observation and action space of one environment; the action bounds are the original's and are not enforced."""
     bound = batch.action_bound
+    low, high = (0, 255) if batch.obs_dtype == np.uint8 else (-np.inf, np.inf)
     return (
-        gymnasium.spaces.Box(-np.inf, np.inf, (batch.obs_dim,), np.float32),
+        gymnasium.spaces.Box(low, high, batch.obs_shape or (batch.obs_dim,), batch.obs_dtype),
         gymnasium.spaces.Box(-bound, bound, (batch.act_dim,), np.float32),
     )
 
@@ -60,7 +61,7 @@ class SingleEnv(gymnasium.Env):
         super().reset(seed=seed)
         seeds = [int(self.np_random.integers(2**31))]
         obs = self.batch.reset(seeds=seeds, **_options(options, self.batch_class, 1))
-        return obs[0], self._info()
+        return self._shaped(obs[0]), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """One control step of 35 ms with the policy's action (A,)."""
@@ -72,7 +73,7 @@ class SingleEnv(gymnasium.Env):
 
     def restore(self, recording: Any, k: int) -> tuple[np.ndarray, dict]:
         """Starts from row k of a recording (a path or its arrays); returns what `reset` does."""
-        return self.batch.restore(0, recording, k), self._info()
+        return self._shaped(self.batch.restore(0, recording, k)), self._info()
 
     def render(self) -> np.ndarray | None:
         """(480, 640, 3) uint8 picture, with render_mode="rgb_array"."""
@@ -95,9 +96,12 @@ class SingleEnv(gymnasium.Env):
         info = {key: value[0] for key, value in self.batch.info().items()}
         return {**info, "success": bool(info["success"])}
 
+    def _shaped(self, obs: np.ndarray) -> np.ndarray:
+        return obs.reshape(self.observation_space.shape)
+
     def _result(self, result: tuple) -> tuple[np.ndarray, float, bool, bool, dict]:
         obs, reward, terminated, truncated, _ = result
-        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), self._info()
+        return self._shaped(obs[0]), float(reward[0]), bool(terminated[0]), bool(truncated[0]), self._info()
 
 
 def _row(values: np.ndarray) -> np.ndarray:
@@ -127,7 +131,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         else:
             seeds = self._fresh_seeds(self.num_envs) if seed is None else list(seed)
         obs = self.batch.reset(seeds=seeds, **_options(options, self.batch_class, self.num_envs))
-        return obs, self._info()
+        return obs.reshape(self.observation_space.shape), self._info()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """One control step with actions (N, A)."""
@@ -136,7 +140,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         if len(ended):
             obs = self.batch.reset(seeds=self._fresh_seeds(len(ended)), ids=ended)
             terminated[ended] = truncated[ended] = False
-        return obs, reward.astype(np.float64), terminated, truncated, self._info()
+        return obs.reshape(self.observation_space.shape), reward.astype(np.float64), terminated, truncated, self._info()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Releases the batch."""

@@ -33,6 +33,8 @@ class BatchEnv:
     unless `_simulate` is another. Tasks with loose objects and contexts start from `envs._objects.ObjectBatch`."""
 
     obs_dim: int
+    obs_dtype: type = np.float32
+    obs_shape: tuple[int, ...] | None = None  # as Gymnasium's interfaces give it; None: (obs_dim,)
     act_dim: int
     setpoint_dim = 7  # xyz m, quaternion wxyz
     mode_shape: tuple[int, ...] = ()  # of one simulation's mode
@@ -64,7 +66,7 @@ class BatchEnv:
         self.mode = np.full((n, *self.mode_shape), self.first_mode, self.mode_dtype)
         self.tcp_pos = np.zeros((n, 3))
         self.setpoint = np.zeros((n, self.setpoint_dim))
-        self.obs = np.zeros((n, self.obs_dim), np.float32)
+        self.obs: np.ndarray = np.zeros((n, self.obs_dim), self.obs_dtype)
         self.goal = np.zeros((n, self.goal_tokens, self.obs_dim), np.float32)  # what a policy is to be given
         self._desired = np.zeros((n, 7))
         self._desired_velocity = np.zeros((n, 7))
@@ -123,7 +125,7 @@ class BatchEnv:
         self, contexts: Sequence | None = None, seeds: Sequence[int] | None = None, ids=None,
         goals: np.ndarray | None = None,
     ) -> np.ndarray:  # fmt: skip
-        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D) float32.
+        """Starts new episodes in all simulations (or in those of `ids`); returns the observations (n, D).
 
         goals, for tasks that have them: (n, G, D or more), the last observations of a demonstration, unscaled; None: the task's
         own default. What a policy is to be given of them is then in `goal`.
@@ -149,7 +151,7 @@ class BatchEnv:
     def step(self, actions: np.ndarray) -> StepResult:
         """One control step with the policy's actions (n, A): see the module's head for the order of events.
 
-        Returns observations (n, D) float32, reward (n,), terminated (n,), truncated (n,), info. Simulations that have
+        Returns observations (n, D), reward (n,), terminated (n,), truncated (n,), info. Simulations that have
         ended are not stepped; they keep their last values.
         """
         return self._step(self._target(self._checked(actions, self.act_dim, "actions")))

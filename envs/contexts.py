@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from envs import safe_pickle
+from envs.image_data import STATE_TASK
 from harness.errors import UserError, unknown
 
 SEED = 2024  # of the project's own evaluation contexts
@@ -75,9 +76,10 @@ def layout(task: str) -> Layout:
 def evaluation_contexts(task: str, data_root: Path | str | None = None) -> Contexts:
     """The first `count` of the original's file under data_root (else `$VDD_DATA_ROOT`), or the project's own.
 
-    Raises UserError for a file that is refused, malformed or holds too few.
+    An image task has those of its state task. Raises UserError for a file that is refused, malformed or holds too few.
     """
     root = data_root if data_root is not None else os.environ.get("VDD_DATA_ROOT")
+    task = STATE_TASK.get(task, task)
     kind = layout(task)
     if root:
         for folder in (Path(root).expanduser() / "d3il" / task, Path(root).expanduser() / task):

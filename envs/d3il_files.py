@@ -21,12 +21,17 @@ from harness.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One demonstration: `obs` (L, D) and `actions` (L, A), float32 and unscaled; `mode` = its behaviour as a key."""
+    """One demonstration: `obs` (L, D) and `actions` (L, A), float32 and unscaled; `mode` = its behaviour as a key.
+
+    Image tasks: `obs` is (L, D) uint8, or an `envs.frames.Frames` that behaves like it. `states` (L, Q): the simulation's
+    qpos at each row, where a demonstrator is asked for it; never stored.
+    """
 
     obs: np.ndarray
     actions: np.ndarray
     context: Any = None
     mode: str = ""
+    states: np.ndarray | None = None
 
 
 LEVEL_Y = (-0.1, -0.1 + 0.18, -0.1 + 2 * 0.18)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import array_files, blockpush_files, d3il_files, kitchen_files, safe_pickle
+from envs import array_files, blockpush_files, d3il_files, frames, image_data, kitchen_files, safe_pickle
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -89,6 +89,14 @@ OFFICIAL: dict[str, Official | OfficialArrays] = {
     "stacking": Official(
         "stacking/all_data", d3il_files.stacking, ("stacking/train_files.pkl", "stacking/eval_files.pkl")
     ),
+    "sorting_image": Official(
+        "sorting/4_boxes/state", d3il_files.sorting,
+        ("sorting/4_boxes_train_files.pkl", "sorting/4_boxes_eval_files.pkl"),
+    ),
+    "stacking_image": Official(
+        "stacking/vision_data/state", d3il_files.stacking,
+        ("stacking/vision_train_files.pkl", "stacking/vision_eval_files.pkl"),
+    ),
     "kitchen": OfficialArrays(kitchen_files.FOLDERS, kitchen_files.FILES, kitchen_files.kitchen),
     "block_push": OfficialArrays(blockpush_files.FOLDERS, blockpush_files.FILES, blockpush_files.block_push),
 }  # fmt: skip
@@ -117,9 +125,15 @@ SCRIPTED = {
 }
 
 
-def identify(task: str, data_root: Path | str | None = None, seed: int = 0) -> tuple[str, str]:
+def identify(
+    task: str, data_root: Path | str | None = None, seed: int = 0, episodes: int | None = None
+) -> tuple[str, str]:
     """(source, identity) of what `load_demonstrations` would give, without generating anything. Raises `UserError`."""
     root = _data_root(data_root)
+    if task in image_data.STATE_TASK:
+        if root is not None:
+            return "official", _official_images(task, root, episodes).identity
+        return "scripted", f"{_images_identity(task, seed)}/{image_data.number(task, episodes)}"
     if root is not None:
         return "official", _identity(_read(task, root))
     return "scripted", _scripted_identity(task, _generator(task), seed)
@@ -131,28 +145,62 @@ def load_demonstrations(
     cache_dir: Path | str | None = None,
     seed: int = 0,
     progress: Progress = None,
+    episodes: int | None = None,
 ) -> Demonstrations:
-    """All demonstrations of a task.
+    """All demonstrations of a task; of an image task, `episodes` of them (default: `demonstrations` in tasks.toml), as evenly
+    over the behaviours as can be, whose `obs` are `envs.frames.Frames`.
 
     `data_root` (else `$VDD_DATA_ROOT`) holds the original files; without either the scripted demonstrations of `seed`
     are generated once and kept under `cache_dir` (else `$VDD_CACHE_DIR`, else `~/.cache/vdd-harness`), and
     `progress(done, total)` is called meanwhile. Raises `UserError` for missing, malformed or refused files.
     """
     root = _data_root(data_root)
+    if task in image_data.STATE_TASK:
+        if root is not None:
+            return _official_images(task, root, episodes)
+        return _scripted_images(task, _cache_dir(cache_dir), seed, progress, episodes)
+    if episodes is not None:
+        raise UserError(
+            f"the number of demonstrations can be chosen for {', '.join(image_data.STATE_TASK)}, not for {task}"
+        )
     if root is not None:
         files, official = _read(task, root), OFFICIAL[task]
         if isinstance(official, OfficialArrays):
-            episodes = official.parse(files)
+            found = official.parse(files)
             origin = f"{files[0][0].parent.name}, {len(files)} array files"
         else:
-            episodes = [official.parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
+            found = [official.parse(safe_pickle.loads(raw, str(path)), str(path)) for path, raw in files]
             origin = f"D3IL, {official.folder}, {len(files)} files"
-        return Demonstrations(task, "official", origin, _identity(files), _digest(episodes), episodes)
+        return Demonstrations(task, "official", origin, _identity(files), _digest(found), found)
     module = _generator(task)
     identity = _scripted_identity(task, module, seed)
-    episodes = _scripted(task, module, identity, _cache_dir(cache_dir), seed, progress)
+    found = _scripted(task, module, identity, _cache_dir(cache_dir), seed, progress)
     origin = f"scripted demonstrator, version {module.GENERATOR_VERSION}, seed {seed}"
-    return Demonstrations(task, "scripted", origin, identity, _digest(episodes), episodes)
+    return Demonstrations(task, "scripted", origin, identity, _digest(found), found)
+
+
+def _images_identity(task: str, seed: int) -> str:
+    return f"scripted/{task}/v{image_data.version(task)}/seed{seed}"
+
+
+def _scripted_images(task: str, cache: Path, seed: int, progress: Progress, episodes: int | None) -> Demonstrations:
+    number, identity = image_data.number(task, episodes), _images_identity(task, seed)
+    folder = cache / "demonstrations" / identity.replace("/", "-")
+    found, sha256 = image_data.scripted(task, folder, seed, number, progress)
+    origin = f"scripted demonstrator and cameras, version {image_data.version(task)}, seed {seed}"
+    return Demonstrations(task, "scripted", origin, f"{identity}/{number}", sha256, found)
+
+
+def _official_images(task: str, root: Path, episodes: int | None) -> Demonstrations:
+    """Those of the state files that are used, with their images."""
+    official = OFFICIAL[task]
+    assert isinstance(official, Official)
+    raws = dict(_read(task, root))
+    named = [(path, official.parse(safe_pickle.loads(raw, str(path)), str(path))) for path, raw in raws.items()]
+    used, images = image_data.with_images(named, image_data.number(task, episodes))
+    identity = hashlib.sha256((_identity([(path, raws[path]) for path, _ in used]) + images).encode()).hexdigest()
+    origin = f"D3IL, {official.folder} and its images, {len(used)} of {len(named)} files"
+    return Demonstrations(task, "official", origin, identity, images, [episode for _, episode in used])
 
 
 def _data_root(data_root: Path | str | None) -> Path | None:
@@ -339,7 +387,7 @@ def check_cache(path: Path) -> str:
     with path.open("rb"):
         pass
     try:
-        _read_cache(path)
+        frames.read(path, frames.FrameCache()) if path.suffix == ".frames" else _read_cache(path)
     except Exception as error:  # whatever a damaged file makes NumPy raise
         return f"is damaged: {str(error)[:120]}"
     return ""

@@ -7,7 +7,6 @@ this project does. `$MUJOCO_GL` (egl or osmesa) chooses one; otherwise EGL is tr
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,15 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from envs._gl import gl_context
 from envs.base import BatchEnv
+from envs.frames import SHAPE
 from harness.errors import UserError, unknown
 
-BACKENDS = ("egl", "osmesa")
 TASKS = ("avoiding", "aligning", "pushing", "sorting", "stacking", "kitchen", "block_push")
+IMAGE_TASKS = ("sorting_image", "stacking_image")
+ENLARGED = 4  # times, what the cameras of an image task see
 VIEW = {"lookat": (0.4, 0.03, 0.28), "distance": 1.45, "azimuth": 150.0, "elevation": -30.0}  # m, degrees
-
-
-def _gl_context(width: int, height: int) -> Any:
-    """An off-screen OpenGL context of the first back end that works."""
-    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
-    reasons = []
-    for name in (chosen,) if chosen in BACKENDS else BACKENDS:
-        try:
-            return importlib.import_module(f"mujoco.{name}").GLContext(width, height)
-        except Exception as error:  # each library fails in its own way; all reasons go into the message
-            reasons.append(f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-            os.environ.pop("PYOPENGL_PLATFORM", None)  # set by the failed import, refused by the next
-    raise UserError(
-        f"no OpenGL library for pictures ({'; '.join(reasons)}); install one, e.g. apt-get install libegl1 or libosmesa6"
-    )
 
 
 class SceneRenderer:
@@ -51,7 +38,7 @@ class SceneRenderer:
         self.data = mujoco.MjData(self.model)
         self.view = getattr(task, "view", VIEW)  # a task may choose its own
         self.size = (width, height)
-        self._gl = _gl_context(width, height)
+        self._gl = gl_context(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
@@ -94,9 +81,12 @@ class SceneRenderer:
 
 
 def _task(name: str) -> type[BatchEnv]:
-    if name not in TASKS:
-        raise unknown("task with a scene", name, TASKS)
-    return getattr(importlib.import_module(f"envs.{name}"), f"{name.title().replace('_', '')}Batch")
+    if name not in TASKS + IMAGE_TASKS:
+        raise unknown("task with a scene", name, TASKS + IMAGE_TASKS)
+    title = f"{name.title().replace('_', '')}Batch"
+    if name in IMAGE_TASKS:
+        return getattr(importlib.import_module("envs.image_tasks"), title)
+    return getattr(importlib.import_module(f"envs.{name}"), title)
 
 
 def render_task(
@@ -105,19 +95,34 @@ def render_task(
 ) -> Path:  # fmt: skip
     """Writes a PNG of the task's scene in the state qpos (default: after a reset); returns its path.
 
-    Tasks with contexts are drawn in their first evaluation context.
+    Tasks with contexts are drawn in their first evaluation context. Of an image task, what its two cameras see, side by side
+    and enlarged; the other arguments do not matter then, but for qpos.
     """
-    from PIL import Image
-
     batch = _task(task)
-    env = batch(1)
-    env.reset(contexts=[0])
+    env: Any = batch(1)
+    obs = env.reset(contexts=[0])
+    if task in IMAGE_TASKS:
+        pixels = _enlarged(obs[0] if qpos is None else env.renderers.draw(np.asarray(qpos)[None])[0])
+        env.close()
+        return _save(pixels, path)
     renderer = SceneRenderer(batch, width, height, solid)
     try:
         pixels = renderer.picture(env.sims.data[0].qpos if qpos is None else qpos, camera, env.scene_poses(0))
     finally:
         renderer.close()
         env.close()
+    return _save(pixels, path)
+
+
+def _enlarged(obs: np.ndarray) -> np.ndarray:
+    """An observation (55296,) of an image task as one picture, camera beside camera."""
+    views = np.concatenate(obs.reshape(SHAPE), 1)
+    return views.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+
+
+def _save(pixels: np.ndarray, path: str | Path) -> Path:
+    from PIL import Image
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)

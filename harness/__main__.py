@@ -197,18 +197,21 @@ def verb_ship(argv: list[str]) -> int:
 def verb_data(argv: list[str]) -> int:
     """Describe or generate demonstrations."""
     from envs.datasets import load_demonstrations
+    from harness.display import Bar
 
     parser = cli.Parser(prog="python -m harness data", description="Describe or generate demonstrations.")
     parser.add_argument("what", choices=("describe", "generate"))
     parser.add_argument("--tasks", default="all")
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
+    parser.add_argument("--episodes", type=int, help="how many, of an image task (default: its `demonstrations`)")
     parser.add_argument("--suites", type=Path, default=SUITES)
     args = parser.parse_args(argv)
     suites = load_suites(args.suites)
     if args.what == "generate" and args.data_root:
         raise UserError("data generate makes scripted demonstrations: give no --data-root")
     for task in select("task", args.tasks, suites.tasks, suites.names["tasks"])[0]:
-        demos = load_demonstrations(task, data_root=args.data_root)
+        with Bar(f"generating {task}") as bar:
+            demos = load_demonstrations(task, data_root=args.data_root, progress=bar, episodes=args.episodes)
         lengths = sorted(len(episode.obs) for episode in demos.episodes)
         modes = len({episode.mode for episode in demos.episodes})
         print(
@@ -241,13 +244,14 @@ def verb_report(argv: list[str]) -> int:
 
 
 def verb_render(argv: list[str]) -> int:
-    """Draw the scene of a task, or a film of a trained policy."""
+    """Draw the scene of a task, a film of a trained policy, or the key points of its image encoder."""
     parser = cli.Parser(prog="python -m harness render", description="Draw a task's scene, or film a trained policy.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", help="draw its scene after a reset")
     what.add_argument(
         "--record", type=Path, help="film an episode of this record's policy, whose weights lie beside it"
     )
+    what.add_argument("--keypoints", type=Path, metavar="RECORD", help="draw what this image policy's encoder looks at")
     parser.add_argument("--episode", type=int, help="of the record's evaluation (default: its first success)")
     parser.add_argument("--data-root", help="with --record: what its run was given (or $VDD_DATA_ROOT)")
     parser.add_argument("--out", type=Path, required=True, help="a .png file; with --record a .webp file")
@@ -256,6 +260,11 @@ def verb_render(argv: list[str]) -> int:
     if args.out.suffix.lower() != ending:
         raise UserError(f"--out must name a {ending} file. Got {args.out}")
     cli.check_out(args.out.parent, write=True)
+    if args.keypoints is not None:
+        from harness import keypoints
+
+        print(keypoints.of_record(args.keypoints, args.out))
+        return 0
     if args.record is not None:
         from harness.films import film
 

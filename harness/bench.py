@@ -56,6 +56,10 @@ def trained_methods(task: str) -> list[str]:
 
 def build(task: str, name: str, **hyper: object) -> Method:
     """A method at a task's published sizes with fresh weights; what it costs does not depend on what they are."""
+    if "encoder" in SUITES.tasks[task]:
+        raise UserError(
+            f"bench measures no networks of {task}: their encoder decides everything, docs/images.md has figures"
+        )
     block, config, shape = SUITES.methods[name], resolve(SUITES, task, name, "standard"), shape_of(task)
     cls = resolve_class(block["class"])
     scaler = Scaler.identity(shape.obs, shape.act, bound=2.0)

@@ -59,6 +59,9 @@ def run_parser(prog: str) -> Parser:
         help="study: take equal cells' records from there",
     )
     parser.add_argument(
+        "--encoder-weights", help="image tasks: ResNet-18 weights that encoders start from, a safetensors file"
+    )
+    parser.add_argument(
         "--backend", default="builtin", help="simulation of the rollouts: builtin (default) or official"
     )
     official_options(parser)
@@ -89,7 +92,7 @@ def official_options(parser: argparse.ArgumentParser) -> None:
 def stored(args: argparse.Namespace) -> dict[str, Any]:
     """The options as JSON for a job table: paths absolute, without what concerns one call alone."""
     once = ("out", "dry_run", "overwrite", "wait", "cells", "study", "reuse")
-    paths = ("data_root", "teachers", "suites", "clusters")
+    paths = ("data_root", "teachers", "suites", "clusters", "encoder_weights")
     return {
         name: os.path.abspath(value) if name in paths and value is not None else value
         for name, value in vars(args).items()
@@ -100,6 +103,7 @@ def stored(args: argparse.Namespace) -> dict[str, Any]:
 def restored(options: dict[str, Any]) -> argparse.Namespace:
     """What `stored` made, as parsed options again."""
     paths = ("teachers", "suites", "clusters")
+    options = {"encoder_weights": None} | options  # job tables of earlier versions lack it
     return argparse.Namespace(**{k: Path(v) if k in paths and v is not None else v for k, v in options.items()})
 
 

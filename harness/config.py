@@ -1,7 +1,9 @@
 """A cell's resolved configuration: method block <- task block <- budget block <- `--set method.key=value`.
 
-The result is `{"gpt": {...}, "hyper": {...}, "train": {...}, "eval": {...}}`. An override names a key alone; the section
-that has the key takes it, and a key that no section has is an error with a suggestion.
+The result is `{"gpt": {...}, "hyper": {...}, "train": {...}, "eval": {...}}`; of a task with images also
+`"encoder": {...}` (harness/encoder.py). A budget block is the method's, then the task's for all methods, then the task's for
+this one. An override names a key alone; the section that has the key takes it, and a key that no section has is an error with a
+suggestion.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 from harness.errors import UserError, unknown
 from harness.registry import Suites
 
+DEMONSTRATIONS = "demonstrations"  # a task's budget may limit them; no hyper-parameter: the data's identity says it
 Config = dict[str, dict[str, Any]]
 Sets = dict[str, dict[str, Any]]
 
@@ -82,8 +85,9 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
         config = {
             "gpt": copy.deepcopy(here["gpt"]),
             "hyper": copy.deepcopy(block["hyper"]),
-            "train": copy.deepcopy(block["train"]),
+            "train": block["train"] | here.get("train", {}),
             "eval": {"rollouts": rollouts(here["rollouts"], suites.budgets[budget]["rollouts"])},
+            **({"encoder": dict(here["encoder"])} if "encoder" in here else {}),
         }
         keys = [key for section in config.values() for key in section]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -93,11 +97,28 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
     own.pop("teacher", None)  # no hyper-parameter: `registry.teacher_of`
     apply(config, own, f"in tasks.toml [{task}.method.{method}]")
     apply(config, block.get("budget", {}).get(budget, {}), f"in methods.toml [{method}.budget.{budget}]")
+    apply(
+        config,
+        {k: v for k, v in budget_of(suites, task, budget).items() if k != DEMONSTRATIONS},
+        f"in tasks.toml [{task}.budget.{budget}]",
+    )
     apply(config, own_budget, f"in tasks.toml [{task}.method.{method}.budget.{budget}]")
     apply(config, sets.get(method, {}), f"in --set {method}.KEY=VALUE")
+    if "encoder" in config and block["role"] != "student":
+        config["encoder"]["encoder_start"] = "own"  # there is no other network to start from
     if config["eval"]["rollouts"] < 1:
         raise UserError(f"rollouts must be at least 1. Got {config['eval']['rollouts']} for {method}")
     return config
+
+
+def budget_of(suites: Suites, task: str, budget: str) -> dict[str, Any]:
+    """What a task's block says of a budget, for all methods."""
+    return dict(suites.tasks[task].get("budget", {}).get(budget, {}))
+
+
+def demonstrations(suites: Suites, task: str, budget: str) -> int | None:
+    """How many of the task's demonstrations a budget uses; None: all of them."""
+    return budget_of(suites, task, budget).get(DEMONSTRATIONS)
 
 
 def rollouts(of_task: int, of_budget: int | str) -> int:

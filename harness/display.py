@@ -20,6 +20,39 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+class Bar:
+    """A bar on stderr for what takes minutes, from its first call on; plain lines where stderr is no terminal."""
+
+    def __init__(self, what: str):
+        self.what, self.last = what, 0.0
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` are there."""
+        if not sys.stderr.isatty():
+            if done == total or time.monotonic() - self.last >= PLAIN_EVERY:
+                print(f"{self.what}: {done} of {total}", file=sys.stderr, flush=True)
+                self.last = time.monotonic()
+            return
+        if self.bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task(self.what, total=total)
+        self.bar.update(self.task, completed=done)
+
+    def __exit__(self, *_error: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
 def plan_rows(plan: Plan, suites: Suites) -> list[list[str]]:
     """One row a (task, method): task, method, seeds, iterations, rollouts, teacher, what will be done."""
     groups: dict[tuple[str, str], list[Cell]] = {}

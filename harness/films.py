@@ -21,6 +21,7 @@ from harness.registry import load_suites
 from harness.rollout import context_of
 from harness.seeds import derive
 from harness.trained import load
+from methods.base import Method
 from methods.policy import Policy
 
 SIZE = (320, 240)
@@ -34,12 +35,7 @@ def film(path: Path, episode: int | None, out: Path, data_root: str | None = Non
     data_root: where the original's contexts and demonstrations lie, if the record's run was given any. UserError where the
     demonstrations, which goals come from, or the episode's end are not the record's.
     """
-    parts = path.absolute().parts
-    if len(parts) < 5 or parts[-4] != "records" or path.suffix != ".json":
-        raise UserError(f"{path} is no record in a run's folder: <out>/records/<task>/<method>/<seed>.json")
-    home, key = path.absolute().parents[3], "/".join((*parts[-3:-1], path.stem))
-    torch.set_num_threads(1)
-    method, task, found = load(home, key, load_suites())
+    method, task, key, found = policy_of(path)
     if found["backend"] != BUILTIN:
         raise UserError(f"{path} was rolled out in the original simulator; films show this project's own")
     number = choose(found, episode)
@@ -83,6 +79,17 @@ def goals_of(
     if demos.identity != found["data"]["identity"]:
         raise UserError(f"the record's goals come from other demonstrations than {demos.origin}: give its --data-root")
     return rollout.goals_of(evaluation_goals(demos, task), seed, range(number, number + 1))
+
+
+def policy_of(path: Path) -> tuple[Method, dict[str, Any], str, record.Record]:
+    """(policy, its task's block, cell, record) of a record that lies in a run's folder."""
+    parts = path.absolute().parts
+    if len(parts) < 5 or parts[-4] != "records" or path.suffix != ".json":
+        raise UserError(f"{path} is no record in a run's folder: <out>/records/<task>/<method>/<seed>.json")
+    home, key = path.absolute().parents[3], "/".join((*parts[-3:-1], path.stem))
+    torch.set_num_threads(1)
+    method, task, found = load(home, key, load_suites())
+    return method, task, key, found
 
 
 def choose(found: record.Record, episode: int | None) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import backends, distribution, lease, metrics, record, rollout, sealed, stop, train, windows
+from harness import backends, distribution, encoder, lease, metrics, record, rollout, sealed, stop, train, windows
 from harness.errors import UserError
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
@@ -92,7 +92,9 @@ def check(spec: Spec) -> None:
         method_class = resolve_class(spec["class"])
         method_class.Config(**spec["config"]["hyper"])
         GPTConfig(**spec["config"]["gpt"])
-        train.TrainConfig(**spec["config"]["train"])
+        train_config = train.TrainConfig(**spec["config"]["train"])
+        if "encoder" in spec["config"]:
+            encoder.check(spec["config"]["encoder"], spec["role"], train_config)
     except (TypeError, ValueError, ImportError, AttributeError) as error:
         raise UserError(f"{spec['task']}/{spec['method']}: {error}") from None
 
@@ -112,7 +114,7 @@ def prepare_workdir(spec: Spec) -> Path:
 
 def load_data(spec: Spec) -> Demonstrations:
     """The demonstrations that the plan saw; other ones are a UserError."""
-    demos = load_demonstrations(spec["task"], data_root=spec["data_root"])
+    demos = load_demonstrations(spec["task"], data_root=spec["data_root"], episodes=spec["data"].get("episodes"))
     if demos.identity != spec["data"]["identity"]:
         raise UserError(f"the demonstrations of {spec['task']} changed while the run was going on: start it again")
     return demos
@@ -150,26 +152,35 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
         gpt = GPTConfig(**config["gpt"])
         shape = Shape(task["obs_dim"], task["act_dim"], task["goal_tokens"])
         method_class = resolve_class(spec["class"])
-        method = method_class(method_class.Config(**config["hyper"]), shape, gpt, scaler, teacher).to(spec["device"])
+        hyper = method_class.Config(**config["hyper"])
+
+        def build(window: int) -> Method:
+            small = replace(gpt, window=window)
+            return method_class(hyper, shape, small, scaler, teacher).to(spec["device"])
+
+        method = build(gpt.window)
         train_config = train.TrainConfig(**config["train"])
+        data = windows.make_windows(kept, gpt.window, scaler, shape.goal)
+        held_data = held_out_windows(spec, held, method)
+        seen = None
+        if "encoder" in config:
+            data, held_data, seen = encoder.prepare(
+                config["encoder"], method, teacher, data, held_data, train_config, spec["key"], workdir, progress, build,
+                lambda: windows.make_windows(kept, 1, scaler), spec.get("encoder_weights"),
+            )  # fmt: skip
         progress.phase("train", train_config.steps)
-        result = train.train(
-            method,
-            windows.make_windows(kept, gpt.window, scaler, shape.goal),
-            held_out_windows(spec, held, method),
-            train_config,
-            seed=derive(spec["key"], "train"),
-            workdir=workdir,
-            on_progress=progress.report,
-        )
+        seed = derive(spec["key"], "train")
+        result = train.train(method, data, held_data, train_config, seed, workdir, progress.report)
         lease.guard()
         policy.save(method, weights, spec["method"])
         held_out = result.val.get("loss", [])
         training = {"curve": result.curve, "val": result.val, "steps": result.steps}
         training |= {"val_loss": held_out[-1] if held_out else None, "sha256": policy_sha256(weights)}
         training |= {"how": {"precision": result.precision, "compiled": result.compiled}}
+        training |= {} if seen is None else {"encoder": seen}
         sealed.write_json(workdir / TRAINED, record.plain(training))
         (workdir / train.CHECKPOINT).unlink(missing_ok=True)
+        encoder.clear(workdir)
     # acting from the file, as everyone else will
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")
@@ -252,6 +263,8 @@ def recipe(spec: Spec) -> dict[str, Any]:
     """What else it takes to run the cell again from its record alone (harness/reproduce.py)."""
     kept = {name: spec[name] for name in ("class", "role", "evaluate_only", "task_block")}
     teacher = spec["teacher"]
+    if spec["data"].get("episodes") is not None:
+        kept["episodes"] = spec["data"]["episodes"]
     return kept | {"teacher": teacher and {name: teacher.get(name) for name in ("class", "hyper", "trained")}}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.windows import Windows, spread
+from harness.windows import Windows, encoded, spread
 from methods import flow
 from methods.base import Batch, Method, Teacher
 
@@ -29,7 +29,7 @@ def likelihood(
     kind = kind_of(method, data)
     if kind is None:
         return None, None
-    chosen = spread(data, rows)
+    chosen = encoded(method, spread(data, rows))
     log_probs(
         method, chosen.batch(torch.arange(min(8, len(chosen)))), kind, seed
     )  # what a first call costs is not timed

@@ -16,7 +16,7 @@ from harness import record as records
 from harness.backends import BUILTIN, check_task
 from harness.config import Config, Sets, digest, resolve
 from harness.errors import UserError
-from harness.registry import Suites, check_runs, check_teacher, teacher_of
+from harness.registry import Suites, check_runs, check_teacher, task_block, teacher_of
 
 SCHEMA = 1
 
@@ -25,12 +25,13 @@ SCHEMA = 1
 class Data:
     """Where a task's demonstrations come from: `official` or `scripted`, and what identifies them.
 
-    contexts: SHA-256 of the task's evaluation contexts, None for a task without.
+    contexts: SHA-256 of the task's evaluation contexts, None for a task without. episodes: how many are used, None: all.
     """
 
     source: str
     identity: str
     contexts: str | None = None
+    episodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Request:
     teachers: Path = shipped.TEACHERS
     teacher: str | None = None  # of the students, instead of their usual one
     backend: str = BUILTIN  # which simulation evaluates
+    encoder_weights: str | None = None  # SHA-256 of the file that image encoders start from
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,8 @@ def build(suites: Suites, request: Request, data: dict[str, Data], metric_versio
         check_task(request.backend, task, suites.tasks[task])
         block = suites.methods[method]
         config = resolve(suites, task, method, request.budget, request.sets)
+        if request.encoder_weights and config.get("encoder", {}).get("encoder_start") == "own":
+            config["encoder"]["encoder_weights"] = request.encoder_weights
         teacher: Teacher | None = None
         needs: tuple[str, ...] = ()
         weights: dict[str, str] | None = None
@@ -353,11 +357,11 @@ def spec(cell: Cell, suites: Suites, plan: Plan, options: dict[str, Any], metric
         "backend": plan.backend,
         "out": str(plan.out),
         "class": suites.methods[cell.method]["class"],
-        "task_block": {k: v for k, v in suites.tasks[cell.task].items() if k not in ("gpt", "method")},
+        "task_block": task_block(suites, cell.task),
         "config": cell.config,
         "config_hash": cell.config_hash,
         "metric_version": metric_version,
-        "data": {"source": cell.data.source, "identity": cell.data.identity},
+        "data": {"source": cell.data.source, "identity": cell.data.identity, "episodes": cell.data.episodes},
         "teacher": None if cell.teacher is None else teacher_spec(cell.teacher, suites, plan),
         "evaluate_only": cell.evaluate_only,
         "plugins": plugins_of(cell, suites),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.seeds import derive
-from harness.windows import Windows, spread
+from harness.windows import Windows, encoded, spread
 from methods.base import Method
 
 STATES, SAMPLES = 256, 64
@@ -30,8 +30,9 @@ def quality(
     negative and their difference is what the distributions themselves contribute. `seed` decides everything random.
     """
     chosen = spread(data, states)
-    taught = sample_actions(teacher, chosen, samples, derive(str(seed), "teacher"))
-    again = sample_actions(teacher, chosen, samples, derive(str(seed), "teacher again"))
+    shown = encoded(teacher, chosen)  # once for both
+    taught = sample_actions(teacher, shown, samples, derive(str(seed), "teacher"))
+    again = sample_actions(teacher, shown, samples, derive(str(seed), "teacher again"))
     learned = sample_actions(student, chosen, samples, derive(str(seed), "student"))
     return {
         "energy_distance": energy_distance(learned, taught).mean().item(),
@@ -45,7 +46,7 @@ def quality(
 def sample_actions(method: Method, data: Windows, samples: int, seed: int) -> Tensor:
     """`samples` actions, as the policy acts, in every state of `data`: (N, M, A), scaled."""
     method = method.eval()
-    device = method.device
+    device, data = method.device, encoded(method, data)
     generator = torch.Generator().manual_seed(seed)  # on the CPU: equal numbers on every device
     found = []
     for index in torch.arange(len(data)).split(CHUNK):

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness import plugins
 from harness.errors import UserError, unknown
-from harness.schema import METHOD, TASK, check_blocks, check_suites
+from harness.schema import METHOD, TASK, check_blocks, check_suites, is_count
 
 SUITES = Path(__file__).parent / "suites"
 ROLES = ("teacher", "one_step", "student", "scratch")
@@ -22,6 +22,7 @@ METHOD_KEYS = {
 }  # fmt: skip
 TASK_KEYS = {"title", "env", "gym_id", "obs_dim", "act_dim", "modes", "entropy", "rollouts", "gpt"}
 BUDGET_KEYS = {"about", "rollouts"}
+TRAINING_KEYS = ("gpt", "train", "encoder", "budget", "method")  # of a task: they end up in a cell's configuration
 MAX_SEED = 10_000
 LARGEST_TOML = 1_000_000  # bytes
 
@@ -122,6 +123,11 @@ def check_task(suites: Suites, name: str, block: dict[str, Any]) -> None:
     """A task block has what it needs, and the methods that it sets values of exist."""
     if missing := TASK_KEYS - block.keys():
         raise UserError(f"tasks.toml [{name}] lacks {', '.join(sorted(missing))}")
+    for budget, values in block.get("budget", {}).items():
+        if budget not in suites.budgets:
+            raise unknown("budget", budget, suites.budgets, f"in tasks.toml [{name}.budget]")
+        if "demonstrations" in values and not is_count(values["demonstrations"]):
+            raise UserError(f"tasks.toml [{name}.budget.{budget}] demonstrations must be a whole number from 1 on")
     for method, overrides in block.get("method", {}).items():
         if method not in suites.methods:
             raise unknown("method", method, suites.methods, f"in tasks.toml [{name}.method]")
@@ -174,6 +180,11 @@ def check_runs(suites: Suites, task: str, method: str) -> None:
     tasks = suites.methods[method].get("tasks", [task])
     if task not in tasks:
         raise UserError(f"method {method} exists for {', '.join(tasks)} alone, not for {task}")
+
+
+def task_block(suites: Suites, task: str) -> dict[str, Any]:
+    """What a cell has to know of its task besides its configuration."""
+    return {k: v for k, v in suites.tasks[task].items() if k not in TRAINING_KEYS}
 
 
 def possible_teachers(block: dict[str, Any]) -> list[str]:

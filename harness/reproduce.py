@@ -24,7 +24,7 @@ from harness.config import digest, resolve
 from harness.errors import UserError
 from harness.launch import TARGET, run_logged
 from harness.metrics import METRIC_VERSION
-from harness.registry import SUITES, Suites, load_suites
+from harness.registry import SUITES, Suites, load_suites, task_block
 from harness.schema import TASK, check_blocks
 
 MOST = 40  # differences that are shown
@@ -52,14 +52,16 @@ def prepare(found: record.Record, home: Path | None, args: argparse.Namespace, s
     rerun = Rerun([])
     recipe = found.get("recipe") or assumed_recipe(found, suites, rerun.remarks)
     check_recipe(task, recipe, suites)
-    source, identity = identify(task, args.data_root)
+    episodes = recipe.get("episodes")
+    source, identity = identify(task, args.data_root, episodes=episodes)
     if identity != found["data"].get("identity"):
         asked = f"{found['data'].get('source')} ({found['data'].get('identity')})"
         raise UserError(f"the record's demonstrations are {asked}, here are {source} ({identity}): see --data-root")
     threads = args.threads or found["provenance"].get("threads", 1)
     common = {
         "task": task, "budget": found["budget"], "backend": backend.name, "out": str(out), "metric_version": METRIC_VERSION,
-        "task_block": recipe["task_block"], "data": {"source": source, "identity": identity},
+        "task_block": recipe["task_block"], "data": {"source": source, "identity": identity, "episodes": episodes},
+        "encoder_weights": args.encoder_weights,
         "data_root": args.data_root, "threads": threads, "device": args.device or found["provenance"].get("device", "cpu"),
         **backend.settings(),
     }  # fmt: skip
@@ -92,7 +94,7 @@ def assumed_recipe(found: record.Record, suites: Suites, remarks: list[str]) -> 
     return {
         "class": block["class"], "role": block["role"], "teacher": teacher,
         "evaluate_only": block["role"] == "one_step" or (block["role"] == "teacher" and teacher is not None),
-        "task_block": {k: v for k, v in suites.tasks[task].items() if k not in ("gpt", "method")},
+        "task_block": task_block(suites, task),
     }  # fmt: skip
 
 
@@ -224,6 +226,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data-root", help="folder with the original demonstrations (or $VDD_DATA_ROOT)")
     cli.official_options(parser)
     parser.add_argument("--teachers", type=Path, default=shipped.TEACHERS, help="folder of given teachers")
+    parser.add_argument("--encoder-weights", help="the file that the record's image encoder started from, if any")
     parser.add_argument("--threads", type=int, help="default: as in the record")
     parser.add_argument("--device", help="default: as in the record")
     parser.add_argument("--suites", type=Path, default=SUITES, help="folder with the suite files")

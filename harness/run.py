@@ -18,13 +18,14 @@ from typing import Any, NoReturn
 
 from harness import cli, local, plan, scheduler, slurm, studies, tables
 from harness.backends import OFFICIAL, from_options, from_spec
-from harness.config import parse_sets
+from harness.config import demonstrations, parse_sets
 from harness.display import Display, say, show_plan
 from harness.errors import UserError, unknown
 from harness.launch import launch
 from harness.lease import ttl_setting
 from harness.metrics import METRIC_VERSION
 from harness.registry import Suites, load_suites, select, select_seeds
+from harness.shipped import file_sha256
 
 
 def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list[int], list[str]]:
@@ -40,10 +41,12 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     sets = parse_sets(suites, args.set)
     if args.budget not in suites.budgets:
         raise unknown("budget", args.budget, suites.budgets)
+    weights = encoder_file(args, tasks, suites)
     data = {
         task: plan.Data(
-            *identify(task, args.data_root),
+            *identify(task, args.data_root, episodes=demonstrations(suites, task, args.budget)),
             evaluation_contexts(task, args.data_root).sha256 if "contexts" in suites.tasks[task] else None,
+            demonstrations(suites, task, args.budget),
         )
         for task in tasks
     }
@@ -55,8 +58,9 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
         out = Path(os.path.abspath(out))
     cli.check_out(out, write=False)
     request = plan.Request(
-        tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher, args.backend
-    )
+        tasks, methods, seeds, args.budget, sets, out, args.train_teachers, args.teachers, args.teacher, args.backend,
+        weights,
+    )  # fmt: skip
     made = plan.build(suites, request, data, METRIC_VERSION)
     used = {cell.method for cell in made.cells} | {
         cell.teacher.cell.split("/")[1] for cell in made.cells if cell.teacher
@@ -64,6 +68,19 @@ def make_plan(args: argparse.Namespace, suites: Suites) -> tuple[plan.Plan, list
     if idle := sets.keys() - used:
         raise UserError(f"--set names {', '.join(sorted(idle))}, which this plan does not run")
     return made, seeds, remarks
+
+
+def encoder_file(args: argparse.Namespace, tasks: list[str], suites: Suites) -> str | None:
+    """SHA-256 of `--encoder-weights`, None without it."""
+    if args.encoder_weights is None:
+        return None
+    if not any("encoder" in suites.tasks[task] for task in tasks):
+        raise UserError(f"--encoder-weights is for tasks with images. Got {', '.join(tasks)}")
+    args.encoder_weights = os.path.abspath(args.encoder_weights)
+    try:
+        return file_sha256(Path(args.encoder_weights))
+    except OSError as error:
+        raise UserError(f"cannot read --encoder-weights {args.encoder_weights}: {error.strerror}") from None
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -93,16 +110,19 @@ def check_before(specs: list[dict[str, Any]], args: argparse.Namespace) -> None:
     import torch
 
     from envs.datasets import load_demonstrations
-    from harness import job
+    from harness import encoder, job
 
     if args.device.startswith("cuda") and args.launcher != "slurm":  # a machine that submits may have none
         count = torch.cuda.device_count()
         if int(args.device.partition(":")[2] or 0) >= count:
             raise UserError(f"--device {args.device}: this machine has {count} CUDA devices")
+    if args.encoder_weights is not None:
+        encoder.check_file(Path(args.encoder_weights))
     for task, spec in {spec["task"]: spec for spec in specs}.items():
         if args.launcher != "slurm":  # a machine that submits may not simulate
             from_spec(spec).versions(spec["task_block"])  # the original starts
-        load_demonstrations(task, data_root=args.data_root, progress=Generating(task))
+        limit = spec["data"]["episodes"]
+        load_demonstrations(task, data_root=args.data_root, progress=Generating(task), episodes=limit)
     for spec in {(spec["task"], spec["method"]): spec for spec in specs}.values():  # seeds differ in nothing else
         job.check(spec)
 
@@ -178,6 +198,7 @@ def run(args: argparse.Namespace, only: Collection[str] | None = None, show_tabl
     show_plan(made, suites, slurm.describe(profile) if profile else where)
     data_root = os.path.abspath(args.data_root) if args.data_root else None
     settings = {"data_root": data_root, "threads": args.threads, "device": args.device, **backend.settings()}
+    settings |= {"encoder_weights": args.encoder_weights} if args.encoder_weights else {}
     specs = [plan.spec(cell, suites, made, settings, METRIC_VERSION) for cell in made.to_run]
     if profile is not None and (args.dry_run or not profile.name):
         slurm.preview(specs, made, profile)

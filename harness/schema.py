@@ -109,6 +109,9 @@ TASK = {
     "generator": (is_module, "a module with GENERATOR_VERSION and generate"),
     "demonstrations": (is_count, "a whole number from 1 on"),
     "gpt": (is_scalars, "a section of numbers"),
+    "train": (is_scalars, "a section of numbers, words and truth values"),
+    "encoder": (is_scalars, "a section of numbers, words and truth values"),
+    "budget": (is_budgets, "sections of numbers, words and truth values"),
     "method": (is_overrides, "sections of overrides by method"),
 }
 BUDGET = {

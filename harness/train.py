@@ -30,10 +30,11 @@ from harness.muon import Muon
 from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
 from harness.seeds import derive
-from harness.windows import Windows
+from harness.windows import Windows, images, spread
 from methods.base import Batch, Method, Phase
 
 CHECKPOINT = "train.ckpt.safetensors"
+IMAGES = 256  # held-out windows of images that a validation looks at: each costs as much as training on it
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -43,12 +44,14 @@ class TrainConfig:
 
     lr decays by a cosine from `lr` to `lr_final` over all iterations after `warmup` iterations of linear increase.
     history_cut = probability that a sample keeps only a random number of its newest states; obs_noise = standard deviation of
-    normal noise added to scaled observations. Both keep a policy from copying its own past instead of looking where it is.
+    normal noise added to scaled observations (features of a frozen image encoder count as such; images get none). Both keep
+    a policy from copying its own past instead of looking where it is.
     ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
     optimizer = "adamw", or "muon": Muon (orthogonalised momentum) for the matrices inside transformer blocks, AdamW for the
     rest.
-    grad_clip = bound of the gradient's norm (0: none). precision "auto" = bfloat16 products on processors and GPUs that have
-    them, else float32 (weights and sums are always float32). compile "auto" = torch.compile where a C++ compiler exists.
+    grad_clip = bound of the gradient's norm (0: none); beta_1, beta_2 = AdamW's. precision "auto" = bfloat16 products on
+    processors and GPUs that have them, else float32 (weights and sums are always float32). compile "auto" = torch.compile
+    where a C++ compiler exists.
     """
 
     steps: int
@@ -66,6 +69,8 @@ class TrainConfig:
     compile: str
     checkpoint_seconds: float
     validations: int
+    beta_1: float = 0.9
+    beta_2: float = 0.999
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -129,6 +134,8 @@ def augment(batch: Windows, config: TrainConfig, generator: torch.Generator) -> 
         obs = obs.gather(1, index.clamp(max=t - 1)[..., None].expand_as(obs))
         last = kept
     if config.obs_noise:
+        if obs.dtype == torch.uint8:
+            raise ValueError("images get no noise: set obs_noise = 0")
         obs = obs + config.obs_noise * torch.randn(obs.shape, generator=generator).to(device)
     return Windows(obs, last, batch.action, batch.goal)
 
@@ -140,6 +147,8 @@ class Trainer:
         assert val.future is None, "validation windows have fixed goals"
         self.method, self.config, self.seed = method, config, seed
         self.device = method.device
+        if images(val):
+            val = spread(val, IMAGES)
         self.data, self.val = data.to(self.device), val.to(self.device)
         self.precision = resolve_precision(config.precision, self.device)
         self.compiled = resolve_compile(config.compile)
@@ -167,7 +176,8 @@ class Trainer:
         found: list[torch.optim.Optimizer] = []
         if inner:  # the step's size as AdamW's, so that one learning rate serves both
             found.append(Muon(inner, lr=c.lr, weight_decay=c.weight_decay))
-        found.append(torch.optim.AdamW(rest, lr=c.lr, weight_decay=c.weight_decay, fused=True))
+        betas = (c.beta_1, c.beta_2)
+        found.append(torch.optim.AdamW(rest, lr=c.lr, betas=betas, weight_decay=c.weight_decay, fused=True))
         return found
 
     def _loss_function(self, phase: Phase) -> Callable:
@@ -218,7 +228,7 @@ class Trainer:
         return means
 
     def validate(self) -> None:
-        """Held-out loss of the averaged weights, on the same random numbers every time."""
+        """Held-out loss of the averaged weights, on the same random numbers every time; of images, over `IMAGES` at most."""
         if not len(self.val):
             return
         training = self.method.training
@@ -226,9 +236,10 @@ class Trainer:
         self.method.eval()
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            loss = self.method.validation_loss(
-                Batch(self.val.obs, self.val.last, self.val.action, self.val.goal)
-            ).item()
+            loss = 0.0
+            for part in self.val.batches(self.config.batch):
+                batch = Batch(part.obs, part.last, part.action, part.goal)
+                loss += self.method.validation_loss(batch).item() * (len(part) / len(self.val))
         self.method.train(training)
         self.swap()
         self.result.val.setdefault("step", []).append(self.step)

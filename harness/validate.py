@@ -23,6 +23,9 @@ from harness.shipped import WEIGHTS, file_sha256, policy_sha256, sha256_in
 ASIDE = re.compile(r".+\.(?:corrupt|old|failed)(?:-\d+)?")
 BELONGS = re.compile(r"[0-9a-f]{64}(?: [0-9a-f]{64})?")
 TOP = ("records", "work", "plans", "tables", "jobs", ".status.json")
+CHECKPOINTS = (  # the last two of image encoders, until training is over
+    ("train.ckpt.safetensors",), ("encoder", "train.ckpt.safetensors"), ("encoder", "features.safetensors"),
+)  # fmt: skip
 UNCHECKED = ("log.txt", "progress.json")  # text for people; `progress.json` is rewritten all the time
 Found = tuple[Path, str]
 
@@ -63,6 +66,9 @@ def validate(out: Path | None, teachers: Path | None = None, cache: Path | None 
         for path in sorted((cache / "demonstrations").glob("*")):
             if path.suffix == ".npz":
                 report.check("demonstrations", path, check_demonstrations)
+            elif path.is_dir():
+                for part in sorted(path.glob("*.frames")):
+                    report.check("demonstrations", part, check_demonstrations)
             else:
                 report.notes.append((path, "was set aside, or its writing never ended"))
     return report
@@ -125,7 +131,7 @@ def check_cell(folder: Path, paths: list[Path], found: record.Record | None, rep
         inner = path.relative_to(folder).parts
         if inner[0] == "tensorboard" or inner in {(name,) for name in UNCHECKED}:
             continue
-        if inner == ("train.ckpt.safetensors",):
+        if inner in CHECKPOINTS:
             report.check("checkpoints", path, lambda p: sealed.check_tensors(record.read_bytes(p)))
         elif inner == ("training.json",) or (inner[0] == "rollouts" and len(inner) == 2 and path.suffix == ".json"):
             report.check("chunks and ends of training", path, sealed.read_json)

@@ -1,10 +1,14 @@
 """From demonstrations to training windows: split by trajectory, scaler, one sample a row, goals from the future.
 
+Images are windows too, but not a tensor of them: `harness/histories.py`.
+
 T = window, D = observation width, A = action width, N = number of windows, G = goal tokens.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +16,9 @@ from torch import Tensor
 
 from envs.datasets import Demonstrations
 from harness.errors import UserError
+from harness.histories import Histories, histories
+from methods._encoder import CHUNK
+from methods.base import Method
 from methods.scaler import Scaler
 
 
@@ -49,10 +56,10 @@ class Windows:
     """Scaled float32 samples, one a demonstrated row (`methods.base.Batch`), as tensors over all N rows.
 
     `obs` (N, T, D), `last` (N,) int64, `action` (N, A). A task with goals has either `future`, from which every use draws
-    anew, or fixed ones, `goal` (N, G, D).
+    anew, or fixed ones, `goal` (N, G, D). Images: `obs` is a `Histories`, whose batches are uint8, or features once encoded.
     """
 
-    obs: Tensor
+    obs: Any  # Tensor (N, T, D); of images a Histories, whose batches are one
     last: Tensor
     action: Tensor
     goal: Tensor | None = None
@@ -69,6 +76,18 @@ class Windows:
             assert generator is not None, "goals of the future are drawn: a generator is needed"
             goal = self.future.draw(index, generator)
         return Windows(self.obs[where], self.last[where], self.action[where], goal)
+
+    def select(self, index: Tensor) -> "Windows":
+        """The samples of `index` (N',) int64, without goals of the future; images are not fetched."""
+        if isinstance(self.obs, Histories):
+            return Windows(self.obs.select(index), self.last[index], self.action[index])
+        return self.batch(index)
+
+    def batches(self, size: int) -> Iterator["Windows"]:
+        """All samples in order, as tensors: at once, or of images `size` at a time."""
+        step = size if images(self) else max(1, len(self))
+        for index in torch.arange(len(self)).split(step):
+            yield self if isinstance(self.obs, Tensor) else self.batch(index)
 
     def to(self, device: torch.device) -> "Windows":
         """The same windows with what a method sees on `device`; what goals are drawn by stays where generators are."""
@@ -103,13 +122,16 @@ def split(demos: Demonstrations, seed: int, fraction: float = 0.05) -> tuple[Dem
 
 
 def fit_scaler(demos: Demonstrations, obs_dim: int | None = None, goal_mask: np.ndarray | None = None) -> Scaler:
-    """The scaler of all rows of (training) `demos`; of their first `obs_dim` values where a policy sees no more.
+    """The scaler of all rows of (training) `demos`; of their first `obs_dim` values where a policy sees no more. Images
+    (uint8) are not scaled.
 
     goal_mask (D,) bool: the values that a goal shows, for tasks with goals that hide some.
     """
     if not demos.episodes:
         raise UserError(f"{demos.origin}: no episodes to fit a scaler to")
     obs, actions = ([getattr(e, field) for e in demos.episodes] for field in ("obs", "actions"))
+    if obs[0].dtype == np.uint8:
+        return Scaler.fit_actions(np.concatenate(actions))
     return Scaler.fit(np.concatenate(obs)[:, :obs_dim], np.concatenate(actions), goal_mask)
 
 
@@ -122,9 +144,11 @@ def make_windows(demos: Demonstrations, window: int, scaler: Scaler, goal_tokens
     if window < 1 or not demos.episodes:
         raise UserError(f"windows: need a window of at least 1 and one episode, got {window} and {len(demos.episodes)}")
     scaler = copy.deepcopy(scaler).cpu()  # a trained teacher's may be on a GPU
+    action = scaler.scale_act(torch.from_numpy(np.concatenate([e.actions for e in demos.episodes])))
+    if demos.episodes[0].obs.dtype == np.uint8:
+        return Windows(*histories([e.obs for e in demos.episodes], window), action)
     seen = [torch.from_numpy(np.ascontiguousarray(e.obs[:, : scaler.obs_dim])) for e in demos.episodes]
     obs, last = zip(*(_histories(scaler.scale_obs(rows), window) for rows in seen), strict=True)
-    action = scaler.scale_act(torch.from_numpy(np.concatenate([e.actions for e in demos.episodes])))
     future = _future([scaler.scale_goal(rows) for rows in seen], goal_tokens) if goal_tokens else None
     return Windows(torch.cat(obs), torch.cat(last), action, future=future)
 
@@ -155,8 +179,24 @@ def _histories(rows: Tensor, window: int) -> tuple[Tensor, Tensor]:
     return obs, step - first
 
 
+def images(data: Windows) -> bool:
+    """Whether the windows' states are frames (not numbers, and not features of frames)."""
+    return isinstance(data.obs, Histories) and data.obs.raw
+
+
 def spread(data: Windows, count: int) -> Windows:
     """At most `count` windows, evenly spaced over all of them."""
     if len(data) <= count:
         return data
-    return data.batch(torch.arange(count) * len(data) // count)
+    return data.select(torch.arange(count) * len(data) // count)
+
+
+def encoded(method: Method, data: Windows) -> Windows:
+    """The windows as `method` sees them: images become the features of the network that acts, each frame encoded once."""
+    if not images(data):
+        return data
+    assert method.encoder is not None, "images need a method with an encoder"
+    used, index = data.obs.index.unique(return_inverse=True)  # windows share frames; others are not looked at
+    with torch.no_grad():
+        rows = [method.encoder(data.obs.rows.gather(part).to(method.device)) for part in used.split(CHUNK)]
+    return replace(data, obs=Histories(torch.cat(rows), index, method.device)).to(data.action.device)

@@ -17,13 +17,17 @@ learned positions, the goal embedded like a state). Differences from those:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from methods._encoder import ImageEncoder
 
 KV1 = tuple[Tensor, Tensor]  # keys and values of one layer, each (B, H, S, d)
 KV = list[KV1]  # of every layer
@@ -31,7 +35,11 @@ KV = list[KV1]  # of every layer
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Sizes of Table 4; dropout is off unless set (D3IL: 0.2 and 0.1, docs/training.md)."""
+    """Sizes of Table 4; dropout is off unless set (D3IL: 0.2 and 0.1, docs/training.md).
+
+    cameras > 0: observations are images of `pixels` x `pixels` (`methods/_encoder.py`), seen through an encoder with
+    `keypoints` key points a camera and `encoder_width` channels in its first stage (ResNet-18: 64).
+    """
 
     layers: int
     heads: int
@@ -39,6 +47,15 @@ class GPTConfig:
     window: int
     attn_dropout: float = 0.0
     resid_dropout: float = 0.0
+    cameras: int = 0
+    pixels: int = 96
+    keypoints: int = 32
+    encoder_width: int = 64
+
+    def saved(self) -> dict[str, Any]:
+        """As plain values; without the encoder's where there is none, so that those files stay as they were."""
+        encoder = () if self.cameras else ("cameras", "pixels", "keypoints", "encoder_width")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in encoder}
 
 
 class Block(nn.Module):
@@ -113,6 +130,14 @@ class Transformer(nn.Module):
         if config.embed % config.heads:
             raise ValueError(f"embed {config.embed} must be a multiple of heads {config.heads}")
         self.config, self.goal_tokens = config, goal_tokens
+        self.encoder: ImageEncoder | None = None
+        if config.cameras:
+            self.encoder = ImageEncoder(config.cameras, config.pixels, config.keypoints, config.encoder_width)
+            if obs_dim != self.encoder.obs_dim:
+                raise ValueError(
+                    f"{config.cameras} images of {config.pixels}^2 are {self.encoder.obs_dim} values, not {obs_dim}"
+                )
+            obs_dim = self.encoder.features
         self.obs_embed = nn.Linear(obs_dim, config.embed)
         self.pos_embed = nn.Parameter(torch.zeros(1, goal_tokens + config.window, config.embed))
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))  # type: ignore[assignment]
@@ -131,6 +156,8 @@ class Transformer(nn.Module):
 
     def tokens(self, obs: Tensor, goal: Tensor | None) -> Tensor:
         """States (B, T, D) and goals (B, G, D) -> tokens (B, G + T, E); goals come first."""
+        if self.encoder is not None:
+            obs = self.encoder(obs)
         x = obs if goal is None else torch.cat([goal, obs], 1)
         return self.obs_embed(x) + self.pos_embed[:, : x.shape[1]]
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods._encoder import ImageEncoder
 from methods._mixture import Mixture
 from methods._transformer import KV, DenoisingTransformer, GPTConfig
 from methods.scaler import Scaler
@@ -30,6 +31,8 @@ class Shape:
 @dataclass(frozen=True)
 class Batch:
     """A minibatch, scaled float32: one demonstrated action with the history that the policy will have when it acts.
+
+    Images are uint8 and unscaled, or already features (B, T, F) of an encoder (`methods/_encoder.py`); no method can tell.
 
     obs (B, T, D), oldest first, rows beyond `last` are padding; last (B,): index of the newest state; action (B, A): what
     the demonstrator did in it; goal (B, G, D) or None.
@@ -75,6 +78,12 @@ class Method(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.scaler.act_low.device
+
+    @property
+    def encoder(self) -> ImageEncoder | None:
+        """The image encoder of the network that acts, `net`, not that of a target network; None for a task without images."""
+        net = getattr(self, "net", None)
+        return None if net is None else next((m for m in net.modules() if isinstance(m, ImageEncoder)), None)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -114,7 +114,7 @@ class Beso(VeTeacher):
         sigmas = self.schedule()
         x = sigmas[0] * noises[0]  # (n, A)
         for i, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
-            denoised = self.denoise(x[:, None], obs.new_tensor([[sigma]]), context, last)[:, 0]
+            denoised = self.denoise(x[:, None], noise.new_tensor([[sigma]]), context, last)[:, 0]
             up = min(following, math.sqrt(following**2 * (sigma**2 - following**2) / sigma**2))
             down = math.sqrt(following**2 - up**2)
             x = x + (x - denoised) / sigma * (down - sigma)

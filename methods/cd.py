@@ -129,7 +129,7 @@ class Cd(Method):
 
     def act(self, obs: Tensor, last: Tensor, noise: Tensor, uniform: Tensor, goal: Tensor | None = None) -> Tensor:
         """f(sigma_max noise, sigma_max), clamped to the data's bounds as the teacher's actions."""
-        sigma = obs.new_tensor([[self.levels.sigma_max]])
+        sigma = noise.new_tensor([[self.levels.sigma_max]])
         x = (self.levels.sigma_max * noise)[:, None]  # (n, 1, A)
         output = self.consistency(self.net, x, sigma, self.net.encode(obs, goal), last)[:, 0]
         return output.clamp(self.scaler.act_low, self.scaler.act_high)

@@ -172,7 +172,7 @@ class Ctm(Method):
         context = self.net.net.encode(obs, goal)
         x = (self.levels.sigma_max * noise)[:, None]  # (n, 1, A)
         for t, s in itertools.pairwise(self.schedule()):
-            x = self.jump(self.net, x, obs.new_tensor([[t]]), obs.new_tensor([[s]]), context, last)
+            x = self.jump(self.net, x, noise.new_tensor([[t]]), noise.new_tensor([[s]]), context, last)
         return x[:, 0].clamp(self.scaler.act_low, self.scaler.act_high)
 
 

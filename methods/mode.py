@@ -284,7 +284,7 @@ class Mode(VeTeacher):
         sigmas = self.schedule()
         x = (sigmas[0] * noise)[:, None]  # (n, 1, A)
         for sigma, following in itertools.pairwise(sigmas):
-            level = obs.new_tensor([[sigma]])
+            level = noise.new_tensor([[sigma]])
             encoded = self.fused[sigma] if self.fused else self.net.encode_level(level)
             denoised = self.denoise_at(x, level, encoded, context, last)
             x = denoised + following / sigma * (x - denoised)

@@ -6,6 +6,9 @@ Time line of one control step k (window T = 3):
     window                   [o_{k-2} o_{k-1} o_k]   grows from 1 to T at the start of an episode
     action                                   a_k     read at the newest observation
 
+Of a task with images the window holds features: each frame is encoded once, when it is new, and its features are kept as
+long as it is in the window. That is the same as encoding the window anew at every step: weights do not change while acting.
+
 Every environment has its own random stream (a counter-based generator keyed by its seed), so that its actions depend neither
 on the other environments of the batch nor on the worker that runs it.
 """
@@ -48,6 +51,9 @@ class Policy:
         self.method.prepare()
         self.compiled = compiled
         self.device = method.device
+        self._encoder = method.encoder
+        if method.gpt_config.cameras and self._encoder is None:
+            raise ValueError(f"{type(method).__name__}: the network that acts, `net`, has no image encoder")
         self._noise_dim = method.noise_dim
         self._traced: dict[int, Callable] = {}
         self._streams: list[np.random.Generator] = []
@@ -60,9 +66,9 @@ class Policy:
 
         Raises UserError where a goal is missing, not wanted, or of another shape.
         """
-        n, t, d = len(seeds), self.method.gpt_config.window, self.method.shape.obs
+        n, t = len(seeds), self.method.gpt_config.window
         self._streams = [np.random.Generator(np.random.Philox(key=int(s))) for s in seeds]
-        self._window = np.zeros((n, t, d), np.float32)
+        self._window = np.zeros((n, t, self._width), np.float32)
         self._count = 0
         self._goal = self._scaled(goal, n)
 
@@ -74,14 +80,14 @@ class Policy:
         """
         if not self._streams:
             raise UserError("Policy.act called before Policy.reset(seeds)")
-        n, t, d = self._window.shape
+        (n, t), d = self._window.shape[:2], self.method.shape.obs
         if obs.shape != (n, d):
             raise UserError(f"policy expects observations of shape ({n}, {d}), got {tuple(obs.shape)}")
         if self._count == t:
             self._window[:, :-1] = self._window[:, 1:]
         self._count = min(self._count + 1, t)
-        self._window[:, self._count - 1] = self._scale(obs)
-        rows = range(n) if active is None else np.flatnonzero(active)
+        rows = np.arange(n) if active is None else np.flatnonzero(active)
+        self._window[rows, self._count - 1] = self._see(obs[rows])
         noise, uniform = np.zeros((n, self._noise_dim), np.float32), np.zeros(n, np.float32)
         for i in rows:
             if self._noise_dim:
@@ -101,8 +107,18 @@ class Policy:
             return None
         return self.method.scaler.scale_goal(torch.from_numpy(goal.astype(np.float32)).to(self.device))
 
-    def _scale(self, obs: np.ndarray) -> np.ndarray:
-        """`Scaler.scale_obs` in NumPy."""
+    @property
+    def _width(self) -> int:
+        """Values of one state in the window."""
+        return self.method.shape.obs if self._encoder is None else self._encoder.features
+
+    def _see(self, obs: np.ndarray) -> np.ndarray:
+        """Observations (..., D) as the window holds them: images as features, others as `Scaler.scale_obs`, in NumPy."""
+        if self._encoder is not None:
+            if obs.dtype != np.uint8:
+                raise UserError(f"policy expects images as uint8, got {obs.dtype}")
+            with torch.inference_mode():
+                return self._encoder(torch.from_numpy(obs).to(self.device)).cpu().numpy()
         return np.clip((obs - self._mean) / self._std, -LIMIT, LIMIT)
 
     def log_prob(self, action: np.ndarray, obs_window: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
@@ -129,8 +145,8 @@ class Policy:
             raise UserError(
                 f"histories must have shape (n, 1 ... {window}, {self.method.shape.obs}), got {obs_window.shape}"
             )
-        padded = np.zeros((n, window, d), np.float32)
-        padded[:, :t] = self._scale(obs_window)
+        padded = np.zeros((n, window, self._width), np.float32)
+        padded[:, :t] = self._see(obs_window)
         obs, last = (torch.from_numpy(x).to(self.device) for x in (padded, np.full(n, t - 1)))
         mixture = self.method.mixture(obs, last, self._scaled(goal, n))
         if mixture is None:
@@ -186,7 +202,7 @@ def save(method: Method, path: Path, name: str) -> str:
         "method": name,
         "config": dataclasses.asdict(method.config),
         "shape": dataclasses.asdict(method.shape),
-        "gpt": dataclasses.asdict(method.gpt_config),
+        "gpt": method.gpt_config.saved(),
         "extra": method.describe(),
         "sha256": digest,
     }

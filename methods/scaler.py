@@ -10,6 +10,8 @@ and maximum of the training actions. Differences:
     degrees: single rows of 1e3 to 1e16 would make all others equal to within 1e-3, and hide how a box lies.
  3. Scaled observations are cut off at +-`LIMIT`, for the same reason.
 
+Images are not scaled by it: of a task with images, `fit_actions` leaves the fields of observations empty.
+
 A goal is scaled like an observation; the values that it does not show are then zero, as in the original.
 
 D = observation width, A = action width.
@@ -69,12 +71,20 @@ class Scaler(nn.Module):
         return cls(obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0), goal_mask)
 
     @classmethod
+    def fit_actions(cls, act: np.ndarray) -> "Scaler":
+        """From the actions of all training rows, `act` (N, A), alone: observations stay as they are."""
+        fitted = cls.fit(np.zeros((len(act), 1)), act)
+        return cls(torch.zeros(0), torch.zeros(0), fitted.act_mean, fitted.act_std, fitted.act_low, fitted.act_high)
+
+    @classmethod
     def identity(cls, obs_dim: int, act_dim: int, bound: float = float("inf")) -> "Scaler":
         """Leaves everything within ± `LIMIT` as it is; scaled actions within ± `bound`."""
         obs, act = torch.zeros(obs_dim), torch.zeros(act_dim)
         return cls(obs, obs + 1, act, act + 1, act - bound, act + bound)
 
     def scale_obs(self, obs: Tensor) -> Tensor:  # (..., D)
+        if not self.obs_dim:
+            return obs
         return ((obs - self.obs_mean) / self.obs_std).clamp(-LIMIT, LIMIT)
 
     def scale_goal(self, goal: Tensor) -> Tensor:  # (..., D)

@@ -12,7 +12,7 @@ import torch
 from harness.config import resolve
 from harness.registry import load_suites, resolve_class
 from harness.train import TrainConfig, train
-from harness.windows import Windows
+from harness.windows import Windows, make_windows
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
 from methods.scaler import Scaler
@@ -31,6 +31,8 @@ GOAL_MASK = (True, True, False, True)
 
 def scaler(shape: Shape = SHAPE) -> Scaler:
     rng = np.random.default_rng(0)
+    if shape.obs > 100:  # images
+        return Scaler.fit_actions(rng.normal(-1.0, 0.5, (200, shape.act)))
     mask = np.array(GOAL_MASK) if shape.goal else None
     return Scaler.fit(rng.normal(1.0, 2.0, (200, shape.obs)), rng.normal(-1.0, 0.5, (200, shape.act)), mask)
 
@@ -38,6 +40,8 @@ def scaler(shape: Shape = SHAPE) -> Scaler:
 def windows(n: int = 256, seed: int = 0, shape: Shape = SHAPE) -> Windows:
     """Scaled windows whose action is one of two modes that the state shifts; with a goal, its first value decides the mode."""
     g = torch.Generator().manual_seed(seed)
+    if shape.obs > 100:
+        return image_windows(n, seed, shape)
     obs = torch.randn(n, GPT.window, SHAPE.obs, generator=g)
     sign = torch.randint(2, (n, 1), generator=g) * 2 - 1
     last = torch.randint(GPT.window, (n,), generator=g)
@@ -49,22 +53,31 @@ def windows(n: int = 256, seed: int = 0, shape: Shape = SHAPE) -> Windows:
     return Windows(obs, last, action, goal)
 
 
+def image_windows(n: int, seed: int, shape: Shape) -> Windows:
+    """At most `n` windows of `tests/image_cases.py`."""
+    from tests.image_cases import demonstrations
+
+    return make_windows(demonstrations(seed=seed), GPT.window, scaler(shape)).select(torch.arange(min(n, 46)))
+
+
 def build(name: str, gpt: GPTConfig = GPT, seed: int = 0, shape: Shape = SHAPE, **hyper: object) -> Method:
     """A method of the registry at tiny sizes, hyper-parameters of Avoiding; students get a briefly trained teacher."""
     torch.manual_seed(seed)
     block = SUITES.methods[name]
     config = resolve(SUITES, "avoiding", name, "smoke")
     cls = resolve_class(block["class"])
-    teacher = trained_teacher(block["teacher"], shape) if "teacher" in block else None
+    teacher = trained_teacher(block["teacher"], shape, gpt) if "teacher" in block else None
     torch.manual_seed(seed)
     return cls(cls.Config(**{**config["hyper"], **hyper}), shape, gpt, scaler(shape), teacher)
 
 
 @functools.cache
-def trained_teacher(name: str, shape: Shape = SHAPE) -> Method:
-    """A teacher that has seen enough for its score to pull samples towards the data."""
-    method = build(name, shape=shape)
+def trained_teacher(name: str, shape: Shape = SHAPE, gpt: GPTConfig = GPT) -> Method:
+    """A teacher that has seen enough for its score to pull samples towards the data; of images, hardly anything."""
+    method = build(name, gpt, shape=shape)
     config = train_config(name, steps=300, batch=64, lr=3e-3)
+    if shape.obs > 100:
+        config = train_config(name, steps=10, batch=8, lr=1e-3, obs_noise=0.0, optimizer="adamw")
     with tempfile.TemporaryDirectory() as folder:
         train(method, windows(shape=shape), windows(8, shape=shape), config, 0, Path(folder))
     return method

@@ -35,7 +35,11 @@ def data(tmp_path):
         (["--methods", "vdd", "--teacher", "mode"], "vdd_vp cannot distil it (cd distils beso;"),
         (["--methods", "beso,ve1", "--teacher", "mode"], "no student among the methods asked for"),
         (["--tasks", "avoidng"], "unknown task 'avoidng'. Did you mean 'avoiding'?"),
-        (["--tasks", "sorting_image"], "task 'sorting_image' is not available yet"),
+        (
+            ["--tasks", "avoiding", "--encoder-weights", "none"],
+            "--encoder-weights is for tasks with images. Got avoiding",
+        ),
+        (["--tasks", "sorting_image", "--encoder-weights", "none"], "cannot read --encoder-weights"),
         (["--budget", "standrad"], "unknown budget 'standrad'. Did you mean 'standard'?"),
         (
             ["--set", "vdd_ve.componets=4"],

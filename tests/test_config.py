@@ -17,7 +17,8 @@ TRAINED = [name for name, block in SUITES.methods.items() if block["role"] != "o
 @pytest.mark.parametrize("budget", SUITES.budgets)
 def test_every_cell_resolves(task, method, budget):
     made = config.resolve(SUITES, task, method, budget)
-    assert list(made) == ["gpt", "hyper", "train", "eval"]
+    images = ["encoder"] if "encoder" in SUITES.tasks[task] else []
+    assert list(made) == ["gpt", "hyper", "train", "eval", *images]
     assert made["eval"]["rollouts"] <= SUITES.tasks[task]["rollouts"]
     assert len(config.digest(made)) == 64
 

@@ -17,7 +17,7 @@ from harness.errors import UserError
 TRACE = Path(__file__).parent / "data" / "traces" / "avoiding_8.npz"
 TASKS = (
     "vdd/Avoiding-v0", "vdd/Aligning-v0", "vdd/Pushing-v0", "vdd/Sorting-v0", "vdd/Stacking-v0", "vdd/BlockPush-v0",
-    "vdd/Kitchen-v0",
+    "vdd/Kitchen-v0", "vdd/SortingImage-v0", "vdd/StackingImage-v0",
 )  # fmt: skip
 
 
@@ -38,7 +38,12 @@ def test_checker(task):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*Box observation space.*infinity.*")
-        check_env(gymnasium.make(task).unwrapped, skip_render_check=True)
+        try:
+            check_env(gymnasium.make(task).unwrapped, skip_render_check=True)
+        except UserError as error:
+            if "Image" not in task or "no OpenGL library" not in str(error):
+                raise
+            pytest.skip(str(error))
 
 
 def test_same_seed_same_episode(env):

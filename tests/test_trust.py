@@ -186,8 +186,9 @@ def test_what_cannot_be_reproduced_is_refused(done, tmp_path, capsys, changes, s
 
 def test_an_older_record_without_a_recipe(done, tmp_path):
     args = reproduce.argparse.Namespace(
-        data_root=None, threads=None, device=None, teachers=tmp_path, official_python=None, official_checkout=None
-    )
+        data_root=None, threads=None, device=None, teachers=tmp_path, official_python=None, official_checkout=None,
+        encoder_weights=None,
+    )  # fmt: skip
     found = record.read(record.record_path(done, "toy/cd/0"))
     recipe = found.pop("recipe")
     rerun = reproduce.prepare(found, done, args, registry.load_suites(), tmp_path)

@@ -75,15 +75,16 @@ def try_all(
 def generate_all(
     task: type, make_expert: Callable[[Any, list[str], list[np.random.Generator]], Expert],
     wanted: Sequence[str], seed: int, progress: Callable[[int, int], None] | None = None,
-    attempts: list[tuple[str, str]] | None = None,
+    attempts: list[tuple[str, str]] | None = None, states: bool = False,
 ) -> list[Episode]:  # fmt: skip
     """One successful episode for every behaviour in `wanted`, in that order; the same for the same seed.
 
     An attempt that fails or shows another behaviour is drawn again, context included (`try_all`).
+    states: with `Episode.states`.
     """
 
     def run(jobs: list[Job]) -> list[Outcome]:
-        made = _attempt(task, make_expert, jobs, seed)
+        made = _attempt(task, make_expert, jobs, seed, states)
         return [
             (e if e is not None and e.mode == mode else None, e.mode if e else "")
             for (mode, _, _), e in zip(jobs, made, strict=True)
@@ -92,17 +93,22 @@ def generate_all(
     return try_all(wanted, run, task.__name__, progress, attempts)
 
 
-def _attempt(task: type, make_expert: Callable, jobs: list[Job], seed: int) -> list[Episode | None]:
+def _attempt(
+    task: type, make_expert: Callable, jobs: list[Job], seed: int, states: bool = False
+) -> list[Episode | None]:
     """One run of each job, in one batch; None where it did not succeed."""
     rngs = [np.random.default_rng([seed, *mode.encode(), copy, attempt]) for mode, copy, attempt in jobs]
     env = task(len(jobs), num_threads=len(os.sched_getaffinity(0)))
     env.reset(seeds=[int(rng.integers(2**31)) for rng in rngs])
     expert = make_expert(env, [mode for mode, _, _ in jobs], rngs)
     rows, setpoints, lengths = [], [], np.zeros(len(jobs), int)
+    seen: list[np.ndarray] = []  # (n, Q) each: the states that the observations show
     for k in range(env.max_steps):
         if not env.active.any():
             break
         lengths += env.active
+        if states:
+            seen.append(np.array([data.qpos for data in env.sims.data]))
         rows.append(env.step(expert.command(k))[0])
         setpoints.append(env.setpoint[:, : env.act_dim].copy())
     obs, desired = np.stack(rows, 1), np.stack(setpoints, 1)  # (n, L, D), (n, L, A)
@@ -111,7 +117,8 @@ def _attempt(task: type, make_expert: Callable, jobs: list[Job], seed: int) -> l
     for n, length in enumerate(lengths):
         actions = np.diff(desired[n, :length], axis=0).astype(np.float32)
         context = np.array(env.context[n])
-        episode = Episode(obs[n, : length - 1].copy(), actions, context, env.mode_name(env.mode[n]))
+        qpos = np.array([row[n] for row in seen[: length - 1]]) if states else None
+        episode = Episode(obs[n, : length - 1].copy(), actions, context, env.mode_name(env.mode[n]), qpos)
         episodes.append(episode if env.success[n] else None)
     return episodes
 

@@ -32,22 +32,25 @@ NEAR = 0.03  # m from a corner of its way, where a cube is taken on to the next
 PATIENCE = 60  # rows of an approach until another way, and perhaps another cube, is looked for
 
 
+def counts(episodes: int = EPISODES) -> dict[str, int]:
+    """How many episodes each order gets: as many each, the first ones one more."""
+    return {mode: episodes // 6 + (i < episodes % 6) for i, mode in enumerate(sorted(ORDERS.values()))}
+
+
 def generate(
-    seed: int = 0, per_mode: int | None = None, progress: Callable[[int, int], None] | None = None,
-    attempts: list[tuple[str, str]] | None = None,
+    seed: int = 0, per_mode: int | dict[str, int] | None = None, progress: Callable[[int, int], None] | None = None,
+    attempts: list[tuple[str, str]] | None = None, states: bool = False,
 ) -> list[Episode]:  # fmt: skip
-    """per_mode successful episodes for each of the six orders (default: 1054 in all); the same for the same seed.
+    """per_mode successful episodes for each of the six orders (default: `counts()`); the same for the same seed.
 
     obs (L, 16) and actions (L, 2) float32 as the environment gives and takes them; context (4, 7): the cubes' poses.
     """
     from envs.sorting import SortingBatch  # the simulator is needed here only
 
-    orders = sorted(ORDERS.values())
-    if per_mode is None:
-        wanted = [m for i, m in enumerate(orders) for _ in range(EPISODES // 6 + (i < EPISODES % 6))]
-    else:
-        wanted = [m for m in orders for _ in range(per_mode)]
-    return generate_all(SortingBatch, SortingExpert, wanted, seed, progress, attempts)
+    if not isinstance(per_mode, dict):
+        per_mode = counts() if per_mode is None else dict.fromkeys(counts(), per_mode)
+    wanted = [mode for mode, n in per_mode.items() for _ in range(n)]
+    return generate_all(SortingBatch, SortingExpert, wanted, seed, progress, attempts, states)
 
 
 class SortingExpert(CubePusher):

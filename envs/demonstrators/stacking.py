@@ -72,14 +72,14 @@ def counts(episodes: int = EPISODES) -> dict[str, int]:
 
 def generate(
     seed: int = 0, per_mode: dict[str, int] | None = None, progress: Callable[[int, int], None] | None = None,
-    attempts: list[tuple[str, str]] | None = None,
+    attempts: list[tuple[str, str]] | None = None, states: bool = False,
 ) -> list[Episode]:  # fmt: skip
     """The demonstrations, in order of `per_mode` (default `counts()`); the same for the same seed.
 
     Each has obs (L, 20) and actions (L, 8) float32: row k is what is known when set-point k is given (desired joints,
     measured gripper width, boxes), action k leads to row k + 1's set-point and is that row's measured width, as in the
     original's data. context (3, 7): the boxes' poses. attempts: gets (wanted order, shown order, "" for a failure) of every
-    run, if given.
+    run, if given. states: with `Episode.states`.
     """
     wanted = [(mode, copy) for mode, n in (per_mode or counts()).items() for copy in range(n)]
     found: list[Episode | None] = [None] * len(wanted)
@@ -101,12 +101,12 @@ def generate(
             stuck = {wanted[n][0] for n in slots if draws[n] >= MAX_ATTEMPTS}
             raise RuntimeError(f"no demonstration found for {sorted(stuck)} after {MAX_ATTEMPTS} attempts")
         jobs = [(wanted[n][0], [seed, *wanted[n][0].encode(), wanted[n][1], int(draws[n])]) for n in slots]
-        run(jobs, functools.partial(store, slots))
+        run(jobs, functools.partial(store, slots), states)
         draws[slots] += 1
     return [episode for episode in found if episode is not None]
 
 
-def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None], None]) -> None:
+def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None], None], states: bool = False) -> None:
     """One attempt for each (order, random stream), at most `BATCH` at a time; done(index, episode or None if it failed)."""
     from envs._joint_control import joint_targets
     from envs.contexts import sample
@@ -161,6 +161,9 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
         older, old, joints = old, joints, joints.copy()
         joint_targets(joints, poses, rest)
         setpoints[:, :7] = lead(env, older, old, joints)
+        for current, data in zip(runs, env.sims.data, strict=True):
+            if states and current is not None:
+                current.states.append(data.qpos.copy())
         widths = [float(d.qpos[a + 7] + d.qpos[a + 8]) for d in env.sims.data]
         obs = env.step_absolute(setpoints)[0]
         for i, current in enumerate(runs):
@@ -196,6 +199,7 @@ class _Run:
         self.job, self.order, self.context = job, order, context
         self.view = View()
         self.rows: list[np.ndarray] = []
+        self.states: list[np.ndarray] = []  # the qpos of each row, where asked for
         self.commands = expert(order, self.view, rng)
 
     def episode(self, mode: str, success: bool) -> Episode | None:
@@ -204,7 +208,8 @@ class _Run:
             return None
         rows = np.array(self.rows)  # (L + 1, 20)
         actions = np.concatenate([np.diff(rows[:, :7], axis=0), rows[1:, 7:8]], 1)
-        return Episode(rows[:-1].astype(np.float32), actions.astype(np.float32), self.context, mode)
+        states = np.array(self.states[:-1]) if self.states else None
+        return Episode(rows[:-1].astype(np.float32), actions.astype(np.float32), self.context, mode, states)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
