@@ -10,8 +10,8 @@ original at the same states (docs/environments.md holds the figures):
  2. The original draws each link of the robot twice, in the same place, with opacity 0.1 (once as what is seen, once as what
     collides). Here once, with the opacity 1 - 0.9 * 0.9 = 0.19 that two layers have.
  3. Meshes are reduced to `FACES` triangles when the scene is made; nothing of them is stored.
- 4. Below the table top, the frame's lower beams, its feet and the support, and all shadows and reflections, which the
-    light does not throw, are left out.
+ 4. The feet below the table, and all shadows and reflections, which the light does not throw, are left out; the lower beams of
+    the table's frame are drawn for the hand's camera alone, which sees them when it is beside the table.
  5. The original's endless floor has 40,000 facets far away; here it is one square of `FLOOR` m, which is lit alike.
 
 Letters: N states, Q numbers a state (MuJoCo's qpos of the task's simulation).
@@ -35,10 +35,9 @@ FACES = {"hand": 3000, "finger": 1000}  # triangles kept of a mesh; others: LINK
 LINK_FACES = 800
 FLOOR = 200.0  # m, half a side
 TURQUOISE = (0.26, 0.58, 0.51)  # the sky; the floor has it too
-HIDDEN = (
-    "support_body", "front_mid", "front_lower", "back_mid", "back_lower", "side_lower_left", "side_lower_right",
-    "vert_", "foot_",
-)  # fmt: skip
+HIDDEN = ("support_body", "foot_")
+BELOW = ("front_mid", "front_lower", "back_mid", "back_lower", "side_lower_left", "side_lower_right", "vert_")
+BELOW_GROUP = 2  # of geoms; `bp_cam` looks without it
 
 
 def camera_spec(task: str) -> mujoco.MjSpec:
@@ -53,6 +52,8 @@ def camera_spec(task: str) -> mujoco.MjSpec:
             spec.delete(geom)
             continue
         geom.contype = geom.conaffinity = 0
+        if geom.name.startswith(BELOW):
+            geom.group = BELOW_GROUP
         if geom.name.startswith("link"):
             geom.rgba = [*geom.rgba[:3], 1.0 - (1.0 - geom.rgba[3]) ** 2]
     spec.geom("ground").size = [FLOOR, FLOOR, 10 * FLOOR]  # the last: how finely it is divided
@@ -130,12 +131,14 @@ class CameraRenderer:
         self._scene = mujoco.MjvScene(model, maxgeom=200)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag.value] = False
-        self._option, self._rectangle = mujoco.MjvOption(), mujoco.MjrRect(0, 0, SIZE, SIZE)
+        self._rectangle = mujoco.MjrRect(0, 0, SIZE, SIZE)
         self._views = []
         for name in CAMERAS:
             view = mujoco.MjvCamera()
             view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED.value, model.camera(name).id
-            self._views.append(view)
+            option = mujoco.MjvOption()
+            option.geomgroup[BELOW_GROUP] = name != "bp_cam"
+            self._views.append((view, option))
         self._pixels = np.empty((SIZE, SIZE, 3), np.uint8)
 
     @property
@@ -149,9 +152,9 @@ class CameraRenderer:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
         images = out.reshape(SHAPE)
-        for view, image in zip(self._views, images, strict=True):
+        for (view, option), image in zip(self._views, images, strict=True):
             mujoco.mjv_updateScene(
-                self.model, self.data, self._option, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+                self.model, self.data, option, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
             )
             mujoco.mjr_render(self._rectangle, self._scene, self._context)
             mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)

@@ -197,7 +197,8 @@ def _official_images(task: str, root: Path, episodes: int | None) -> Demonstrati
     assert isinstance(official, Official)
     raws = dict(_read(task, root))
     named = [(path, official.parse(safe_pickle.loads(raw, str(path)), str(path))) for path, raw in raws.items()]
-    used, images = image_data.with_images(named, image_data.number(task, episodes))
+    number = min(image_data.number(task, None), len(named)) if episodes is None else episodes
+    used, images = image_data.with_images(named, number)
     identity = hashlib.sha256((_identity([(path, raws[path]) for path, _ in used]) + images).encode()).hexdigest()
     origin = f"D3IL, {official.folder} and its images, {len(used)} of {len(named)} files"
     return Demonstrations(task, "official", origin, identity, images, [episode for _, episode in used])

@@ -182,7 +182,7 @@ def with_images(named: Sequence[tuple[Path, Episode]], episodes: int) -> tuple[l
     counts: dict[str, int] = {}
     for _, episode in named:
         counts[episode.mode] = counts.get(episode.mode, 0) + 1
-    left = shares({mode: counts[mode] for mode in sorted(counts)}, min(episodes, len(named)))
+    left = shares({mode: counts[mode] for mode in sorted(counts)}, episodes)
     cache, digest = frames.FrameCache(), hashlib.sha256()
     found = []
     for path, episode in named:

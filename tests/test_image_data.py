@@ -239,6 +239,8 @@ def test_the_originals_layout(task, tmp_path):
     fewer = load_demonstrations(task, tmp_path, episodes=2)
     assert len(fewer.episodes) == 2 and fewer.identity != demos.identity
     assert identify(task, tmp_path, episodes=2) == ("official", fewer.identity)
+    with pytest.raises(UserError, match="there are 3 demonstrations; asked for 4"):
+        load_demonstrations(task, tmp_path, episodes=4)
 
 
 def test_images_are_part_of_the_identity(tmp_path):
