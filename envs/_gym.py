@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def _spaces(batch: type[BatchEnv]) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Box]:
     """Observation and action space of one environment; the action bounds are the original's and are not enforced."""
     bound = batch.action_bound
-    low, high = (0, 255) if batch.obs_dtype == np.uint8 else (-np.inf, np.inf)
+    dtype = getattr(batch, "obs_dtype", np.float32)  # a task of its own kind (the toy, a plug-in) may say nothing
+    low, high = (0, 255) if dtype == np.uint8 else (-np.inf, np.inf)
     return (
-        gymnasium.spaces.Box(low, high, batch.obs_shape or (batch.obs_dim,), batch.obs_dtype),
+        gymnasium.spaces.Box(low, high, getattr(batch, "obs_shape", None) or (batch.obs_dim,), dtype),
         gymnasium.spaces.Box(-bound, bound, (batch.act_dim,), np.float32),
     )
 
