@@ -26,7 +26,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-from envs._gl import gl_context
+from envs._gl import Offscreen
 from envs._panda import mesh_folder
 from envs.frames import CAMERAS, SHAPE, SIZE
 
@@ -124,14 +124,9 @@ class CameraRenderer:
 
     def __init__(self, model: mujoco.MjModel):
         self.model, self.data = model, mujoco.MjData(model)
-        self._gl = gl_context(SIZE, SIZE)
-        self._gl.make_current()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._scene = mujoco.MjvScene(model, maxgeom=200)
+        self._screen = Offscreen(model, SIZE, SIZE, maxgeom=200)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._scene.flags[flag.value] = False
-        self._rectangle = mujoco.MjrRect(0, 0, SIZE, SIZE)
+            self._screen.scene.flags[flag.value] = False
         self._views = []
         for name in CAMERAS:
             view = mujoco.MjvCamera()
@@ -139,12 +134,11 @@ class CameraRenderer:
             option = mujoco.MjvOption()
             option.geomgroup[BELOW_GROUP] = name != "bp_cam"
             self._views.append((view, option))
-        self._pixels = np.empty((SIZE, SIZE, 3), np.uint8)
 
     @property
     def samples(self) -> int:
         """Samples a pixel that the OpenGL library gave."""
-        return int(self._context.offSamples)
+        return int(self._screen.context.offSamples)
 
     def draw(self, qpos: np.ndarray, out: np.ndarray) -> None:
         """Writes the views of the state qpos (Q,) into out (55296,) uint8."""
@@ -153,17 +147,8 @@ class CameraRenderer:
         mujoco.mj_camlight(self.model, self.data)
         images = out.reshape(SHAPE)
         for (view, option), image in zip(self._views, images, strict=True):
-            mujoco.mjv_updateScene(
-                self.model, self.data, option, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
-            )
-            mujoco.mjr_render(self._rectangle, self._scene, self._context)
-            mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
-            image[:] = self._pixels[::-1]
+            image[:] = self._screen.draw(self.data, view, option)
 
     def close(self) -> None:
         """Frees the OpenGL context."""
-        if self._gl is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-            self._gl = None
+        self._screen.close()

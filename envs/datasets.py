@@ -11,7 +11,6 @@ import importlib
 import io
 import logging
 import os
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from envs import array_files, blockpush_files, d3il_files, frames, image_data, kitchen_files, safe_pickle
+from envs._whole_files import write_whole
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -369,18 +369,9 @@ def _write_cache(path: Path, episodes: list[Episode]) -> None:
     if episodes[0].context is not None:
         arrays["contexts"] = np.stack([np.asarray(e.context, dtype=np.float64) for e in episodes])
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:  # readable as other files are: a cache may be shared
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, allow_pickle=False, **arrays)
-            file.write(buffer.getvalue() + TRAILER + hashlib.sha256(buffer.getvalue()).hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_whole(path, buffer.getvalue() + TRAILER + hashlib.sha256(buffer.getvalue()).hexdigest().encode())
 
 
 def check_cache(path: Path) -> str:

@@ -16,7 +16,6 @@ import importlib
 import io
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from envs import frames
+from envs._whole_files import write_whole
 from envs.d3il_files import Episode
 from harness.errors import UserError
 
@@ -154,19 +154,7 @@ def _make(task: str, seed: int, paths: dict[str, list[Path]], there: set[Path], 
 
 
 def _write(path: Path, images: np.ndarray, run: Episode) -> Path:
-    """Written under another name, then renamed: nobody sees half a file."""
-    content = frames.encode(images, run.actions, run.context, run.mode)
-    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    return write_whole(path, frames.encode(images, run.actions, run.context, run.mode))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

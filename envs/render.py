@@ -14,7 +14,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from envs._gl import gl_context
+from envs._gl import Offscreen
 from envs.base import BatchEnv
 from envs.frames import SHAPE
 from harness.errors import UserError, unknown
@@ -37,12 +37,7 @@ class SceneRenderer:
             self.model.geom_rgba[links] = (0.93, 0.94, 0.95, 1.0)
         self.data = mujoco.MjData(self.model)
         self.view = getattr(task, "view", VIEW)  # a task may choose its own
-        self.size = (width, height)
-        self._gl = gl_context(width, height)
-        self._gl.make_current()
-        self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
-        self._scene = mujoco.MjvScene(self.model, maxgeom=1000)
+        self._screen = Offscreen(self.model, width, height, maxgeom=1000)
 
     def picture(
         self, qpos: np.ndarray, camera: dict | None = None, moved: dict[str, np.ndarray] | None = None
@@ -51,8 +46,7 @@ class SceneRenderer:
 
         moved: poses (7,) of bodies without joints that a context moves, by name (`ObjectBatch.scene_poses`).
         """
-        width, height = self.size
-        self._gl.make_current()
+        self._screen.make_current()
         for name, pose in (moved or {}).items():
             body = self.model.body(name).id
             self.model.body_pos[body], self.model.body_quat[body] = pose[:3], pose[3:]
@@ -62,22 +56,11 @@ class SceneRenderer:
         view.type = mujoco.mjtCamera.mjCAMERA_FREE
         for key, value in (camera or self.view).items():
             setattr(view, key, value)
-        mujoco.mjv_updateScene(
-            self.model, self.data, mujoco.MjvOption(), None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
-        )
-        rectangle = mujoco.MjrRect(0, 0, width, height)
-        mujoco.mjr_render(rectangle, self._scene, self._context)
-        pixels = np.empty((height, width, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, rectangle, self._context)
-        return np.flipud(pixels).copy()
+        return self._screen.draw(self.data, view, mujoco.MjvOption()).copy()
 
     def close(self) -> None:
         """Frees the OpenGL context."""
-        if self._gl is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-            self._gl = None
+        self._screen.close()
 
 
 def _task(name: str) -> type[BatchEnv]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from envs.datasets import Demonstrations, Episode
+from envs.image_tasks import SortingImageBatch
+from harness.errors import UserError
 from methods._transformer import GPTConfig
 from methods.base import Shape
 from tests.method_cases import GPT
@@ -33,3 +36,15 @@ def demonstrations(lengths: list[int] | None = None, seed: int = 0) -> Demonstra
         actions = (where + 0.02 * rng.normal(size=(length, 2))).astype(np.float32)
         episodes.append(Episode(frames(where, seed + i), actions, None, str(i % 2)))
     return Demonstrations("tiny_image", "scripted", "made up", f"tiny/{seed}", "digest", episodes)
+
+
+def skip_without_gl() -> None:
+    """Skips a test of what the cameras see where there is no OpenGL library, and says why."""
+    env = SortingImageBatch(1)
+    try:
+        env.reset()
+    except UserError as error:
+        assert "no OpenGL library" in str(error)
+        pytest.skip(str(error))
+    finally:
+        env.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.registry import load_suites, resolve_class
 from harness.train import TrainConfig, train
 from harness.windows import Windows, make_windows
 from methods._transformer import GPTConfig
-from methods.base import Method, Shape
+from methods.base import Batch, Method, Shape
 from methods.scaler import Scaler
 
 SUITES = load_suites()
@@ -87,3 +88,20 @@ def train_config(name: str, **changes: object) -> TrainConfig:
     """The smoke budget's training of a method, with changes."""
     config = resolve(SUITES, "avoiding", name, "smoke")["train"]
     return TrainConfig(**{**config, "precision": "fp32", "compile": "off", **changes})
+
+
+def learn_and_act_on_meta(method, data):
+    """Every phase's loss and an action on the meta device, where a tensor that was left on the CPU fails."""
+    method = copy.deepcopy(method).to("meta")
+    if method._teacher:
+        method.get_teacher().to("meta")
+    goal = None if data.goal is None else data.goal.to("meta")
+    batch = Batch(data.obs.to("meta"), data.last.to("meta"), data.action.to("meta"), goal)
+    for phase in method.phases:
+        loss, _ = method.loss(batch, phase.name)
+        loss.backward()
+        assert loss.device.type == "meta"
+    method.eval().prepare()
+    count = len(data.last)
+    noise, uniform = torch.zeros(count, method.noise_dim, device="meta"), torch.zeros(count, device="meta")
+    assert method.act(batch.obs, batch.last, noise, uniform).shape == (count, method.shape.act)

@@ -13,8 +13,8 @@ from envs.image_tasks import SortingImageBatch, StackingImageBatch
 from envs.render import render_task
 from envs.sorting import SortingBatch
 from envs.stacking import StackingBatch
-from harness.errors import UserError
 from harness.registry import load_suites, resolve_class
+from tests.image_cases import skip_without_gl
 
 TRACE = Path(__file__).parent / "data" / "traces" / "stacking_3.npz"
 BATCHES = {"sorting": (SortingImageBatch, SortingBatch), "stacking": (StackingImageBatch, StackingBatch)}
@@ -23,14 +23,7 @@ every_task = pytest.mark.parametrize("task", sorted(BATCHES))
 
 @pytest.fixture(autouse=True)
 def needs_gl():
-    env = SortingImageBatch(1)
-    try:
-        env.reset()
-    except UserError as error:
-        assert "no OpenGL library" in str(error)
-        pytest.skip(str(error))
-    finally:
-        env.close()
+    skip_without_gl()
 
 
 def actions(task, steps, n):

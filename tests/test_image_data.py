@@ -12,6 +12,7 @@ from envs.d3il_files import Episode
 from envs.datasets import check_cache, identify, load_demonstrations
 from envs.frames import GROUP, SHAPE, WIDTH, FrameCache, Frames
 from harness.errors import UserError
+from tests.image_cases import skip_without_gl
 
 
 def images(rows, seed=0):
@@ -103,7 +104,6 @@ def test_a_file_that_is_damaged_later_is_named(stored):
 @pytest.fixture
 def demonstrator(monkeypatch):
     """A stand-in whose runs are a few steps of the real simulation; skips without an OpenGL library."""
-    from envs.image_tasks import SortingImageBatch
     from envs.sorting import SortingBatch
 
     module = types.SimpleNamespace(GENERATOR_VERSION="7", asked=[], counts=lambda: {"br": 3, "rb": 3})
@@ -131,14 +131,7 @@ def demonstrator(monkeypatch):
     module.generate = generate
     monkeypatch.setattr(image_data, "_demonstrator", lambda task: module)
     monkeypatch.delenv("VDD_DATA_ROOT", raising=False)
-    env = SortingImageBatch(1)
-    try:
-        env.reset()
-    except UserError as error:
-        assert "no OpenGL library" in str(error)
-        pytest.skip(str(error))
-    finally:
-        env.close()
+    skip_without_gl()
     return module
 
 

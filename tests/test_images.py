@@ -16,10 +16,9 @@ from harness.train import augment, train
 from harness.windows import encoded, fit_scaler, images, make_windows, spread
 from methods import policy
 from methods._encoder import ImageEncoder
-from methods.base import Batch
 from methods.policy import Policy
 from tests.image_cases import IMAGE_GPT, IMAGE_SHAPE, demonstrations, frames
-from tests.method_cases import GPT, METHODS, build, train_config, windows
+from tests.method_cases import GPT, METHODS, build, learn_and_act_on_meta, train_config, windows
 
 NAMES = [name for name in METHODS if name != "exact"]  # the toy's, which sees nothing
 every_method = pytest.mark.parametrize("name", NAMES)
@@ -120,19 +119,9 @@ def test_a_saved_policy_acts_as_before(name, tmp_path):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "mode"])
 def test_nothing_stays_on_the_cpu(name):
     """As `test_methods.py`, on frames."""
-    method = copy.deepcopy(image_method(name)).to("meta")
-    if method._teacher:
-        method.get_teacher().to("meta")
-    data = data_of().batch(torch.arange(4))
-    batch = Batch(*(x.to("meta") for x in (data.obs, data.last, data.action)))
+    batch = data_of().batch(torch.arange(4))
     assert batch.obs.dtype == torch.uint8
-    for phase in method.phases:
-        loss, _ = method.loss(batch, phase.name)
-        loss.backward()
-        assert loss.device.type == "meta"
-    method.eval().prepare()
-    noise, uniform = torch.zeros(4, method.noise_dim, device="meta"), torch.zeros(4, device="meta")
-    assert method.act(batch.obs, batch.last, noise, uniform).shape == (4, method.shape.act)
+    learn_and_act_on_meta(image_method(name), batch)
 
 
 def test_training_learns_where_the_dot_is(tmp_path):

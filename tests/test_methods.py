@@ -1,6 +1,5 @@
 """The same checks for every registered method: shapes, learning, determinism, files, history, batches."""
 
-import copy
 import dataclasses
 import json
 
@@ -13,7 +12,7 @@ from harness.train import train
 from methods import policy
 from methods.base import Batch
 from methods.policy import Policy
-from tests.method_cases import GPT, METHODS, SHAPE, SUITES, build, train_config, windows
+from tests.method_cases import GPT, METHODS, SHAPE, SUITES, build, learn_and_act_on_meta, train_config, windows
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -160,15 +159,4 @@ def test_damaged_files_are_refused(tmp_path):
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("mode", "exact")])
 def test_nothing_stays_on_the_cpu(name):
     """On the meta device mixing with CPU tensors fails, as on a GPU. MoDE's routing depends on values, which meta lacks."""
-    method = copy.deepcopy(build(name)).to("meta")
-    if method._teacher:
-        method.get_teacher().to("meta")
-    data = windows(16).to(torch.device("meta")).batch(torch.arange(8))
-    batch = Batch(data.obs, data.last, data.action, data.goal)
-    for phase in method.phases:
-        loss, _ = method.loss(batch, phase.name)
-        loss.backward()
-        assert loss.device.type == "meta"
-    method.eval().prepare()
-    noise, uniform = torch.zeros(8, method.noise_dim, device="meta"), torch.zeros(8, device="meta")
-    assert method.act(batch.obs, batch.last, noise, uniform).shape == (8, method.shape.act)
+    learn_and_act_on_meta(build(name), windows(16).to(torch.device("meta")).batch(torch.arange(8)))
