@@ -5,7 +5,8 @@ The methods know nothing of it: before training, `prepare` puts weights into the
     encoder_start = "own"     the network's own: random, or ImageNet's (--encoder-weights FILE). Students keep what they start
                               from anyway: CD, CTM and a warm-started VDD copy their teacher's whole state encoder
                     "teacher" students: their teacher's
-    encoder_frozen            its weights stay; the features of every frame are computed once, before training, and scaled
+    encoder_frozen            its weights stay; the features of every frame are computed once, before training, and scaled;
+                              a teacher's stay in its working folder, where students find them
     encoder_pretrain          iterations of the method's own loss, with a window of one state, before it is frozen; the
     encoder_pretrain_lr       rest of that network is thrown away
     encoder_weights           SHA-256 of the file, "" without one
@@ -32,12 +33,12 @@ from harness.progress import Progress
 from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
 from harness.seeds import derive
-from harness.train import TrainConfig, train
+from harness.train import CHECKPOINT, TrainConfig, train
 from harness.windows import Windows
 from methods._encoder import CHUNK, ImageEncoder, read_weights
 from methods.base import Method
 
-FOLDER, FEATURES = "encoder", "features.safetensors"  # below a cell's working folder, until training is over
+FOLDER, FEATURES = "encoder", "features.safetensors"  # below a cell's working folder
 Build = Callable[[int], Method]  # the method anew, with a window of that many states
 
 
@@ -91,10 +92,11 @@ def encoders(method: Method) -> list[ImageEncoder]:
 def prepare(
     section: dict[str, Any], method: Method, teacher: Method | None, data: Windows, held: Windows,
     train_config: TrainConfig, key: str, workdir: Path, progress: Progress, build: Build, one_state: Callable[[], Windows],
-    weights: str | None,
+    weights: str | None, frames: str, of_teacher: Path | None,
 ) -> tuple[Windows, Windows, dict[str, Any]]:  # fmt: skip
     """Put weights into the method's encoders; returns training and held-out windows, features if frozen, and remarks for the
-    record. `build` and `one_state` make the method and the training windows with one state, for pre-training.
+    record. `build` and `one_state` make the method and the training windows with one state, for pre-training; `frames` names
+    the demonstrations; `of_teacher` is where the teacher's features may lie.
 
     Resumes: pre-training like any training, and what is finished is read from the working folder.
     """
@@ -111,7 +113,9 @@ def prepare(
     notes: dict[str, Any] = {"parameters": sum(p.numel() for p in method.encoder.parameters())}
     if not config.encoder_frozen and not config.encoder_pretrain:
         return data, held, notes
-    cached = read_cache(workdir / FOLDER / FEATURES)
+    cached = read_cache(workdir / FOLDER / FEATURES, frames)
+    if cached is None and config.encoder_frozen and config.encoder_start == "teacher" and of_teacher is not None:
+        cached = same_encoder(read_cache(of_teacher / FOLDER / FEATURES, frames), method.encoder, notes)
     if cached is None:
         tensors: dict[str, Tensor] = {}
         if config.encoder_pretrain and config.encoder_start == "own":
@@ -119,7 +123,7 @@ def prepare(
         if config.encoder_frozen:
             tensors = frozen_features(method, data, held, progress, scale=config.encoder_start == "own")
         state = {f"encoder/{name}": value for name, value in method.encoder.state_dict().items()}
-        cached = write_cache(workdir / FOLDER / FEATURES, tensors | state, notes)
+        cached = write_cache(workdir / FOLDER / FEATURES, tensors | state, notes, frames)
     tensors, notes = cached
     share(method, {name.removeprefix("encoder/"): t for name, t in tensors.items() if name.startswith("encoder/")})
     if not config.encoder_frozen:
@@ -202,28 +206,43 @@ def frozen_features(method: Method, data: Windows, held: Windows, progress: Prog
     return found
 
 
-def read_cache(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What `write_cache` wrote, or None where there is none. A damaged file is set aside, and said so."""
+Cached = tuple[dict[str, Tensor], dict[str, Any]]  # features and encoder, remarks for the record
+
+
+def read_cache(path: Path, frames: str) -> Cached | None:
+    """What `write_cache` wrote of these demonstrations, or None. A damaged file is set aside, and said so."""
     try:
         content = read_bytes(path)
-        header = check_tensors(content)
+        metadata = check_tensors(content)["__metadata__"]
     except FileNotFoundError:
         return None
     except (Damaged, InvalidRecord) as error:
         put_away(path, str(error))
         return None
-    return deserialise(content), json.loads(header["__metadata__"]["notes"])
+    return (deserialise(content), json.loads(metadata["notes"])) if metadata.get("frames") == frames else None
 
 
-def write_cache(
-    path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def same_encoder(cached: Cached | None, encoder: ImageEncoder, notes: dict[str, Any]) -> Cached | None:
+    """A teacher's features with a student's own remarks, if they were made with exactly these weights."""
+    state = encoder.state_dict()
+    if cached is None or not all(
+        torch.equal(cached[0].get(f"encoder/{name}", torch.empty(0)), value.cpu()) for name, value in state.items()
+    ):
+        return None
+    return cached[0], notes
+
+
+def write_cache(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any], frames: str) -> Cached:
     """Seal and write; returns what `read_cache` would."""
     kept = {name: t.contiguous().cpu() for name, t in tensors.items()}
-    write_atomic(path, seal_tensors(serialise(kept, {"sha256": UNSEALED, "notes": json.dumps(notes)})))
+    metadata = {"sha256": UNSEALED, "notes": json.dumps(notes), "frames": frames}
+    write_atomic(path, seal_tensors(serialise(kept, metadata)))
     return kept, notes
 
 
-def clear(workdir: Path) -> None:
-    """Training is over: the features are of no use any more."""
-    shutil.rmtree(workdir / FOLDER, ignore_errors=True)
+def clear(workdir: Path, keep: bool) -> None:
+    """Training is over: what only it needed goes. keep: the features stay, for students."""
+    if keep:
+        (workdir / FOLDER / CHECKPOINT).unlink(missing_ok=True)
+    else:
+        shutil.rmtree(workdir / FOLDER, ignore_errors=True)

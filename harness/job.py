@@ -166,7 +166,8 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
         if "encoder" in config:
             data, held_data, seen = encoder.prepare(
                 config["encoder"], method, teacher, data, held_data, train_config, spec["key"], workdir, progress, build,
-                lambda: windows.make_windows(kept, 1, scaler), spec.get("encoder_weights"),
+                lambda: windows.make_windows(kept, 1, scaler), spec.get("encoder_weights"), demos.identity,
+                Path(spec["teacher"]["path"]).parent if spec["teacher"] else None,
             )  # fmt: skip
         progress.phase("train", train_config.steps)
         seed = derive(spec["key"], "train")
@@ -180,7 +181,9 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
         training |= {} if seen is None else {"encoder": seen}
         sealed.write_json(workdir / TRAINED, record.plain(training))
         (workdir / train.CHECKPOINT).unlink(missing_ok=True)
-        encoder.clear(workdir)
+        encoder.clear(
+            workdir, keep=spec["role"] == "teacher" and config.get("encoder", {}).get("encoder_frozen", False)
+        )
     # acting from the file, as everyone else will
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")

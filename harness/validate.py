@@ -23,7 +23,7 @@ from harness.shipped import WEIGHTS, file_sha256, policy_sha256, sha256_in
 ASIDE = re.compile(r".+\.(?:corrupt|old|failed)(?:-\d+)?")
 BELONGS = re.compile(r"[0-9a-f]{64}(?: [0-9a-f]{64})?")
 TOP = ("records", "work", "plans", "tables", "jobs", ".status.json")
-CHECKPOINTS = (  # the last two of image encoders, until training is over
+CHECKPOINTS = (  # the last two of image encoders
     ("train.ckpt.safetensors",), ("encoder", "train.ckpt.safetensors"), ("encoder", "features.safetensors"),
 )  # fmt: skip
 UNCHECKED = ("log.txt", "progress.json")  # text for people; `progress.json` is rewritten all the time

@@ -1,6 +1,7 @@
 """Whole cells of a tiny image task: frozen and trained encoders, teachers' and students', budgets, files, resumption."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -110,7 +111,38 @@ def test_a_frozen_encoder_is_pretrained_by_the_teacher_and_shared_by_the_student
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     assert not torch.equal(theirs["feature_std"], torch.ones(16))  # features were scaled
     assert student["likelihood"]["kind"] == "exact" and student["quality"]["states"] == 2
-    assert not (record.work_path(tmp_path, "tiny_image/beso/0") / "encoder").exists()
+    kept = {m: files_of(record.work_path(tmp_path, f"tiny_image/{m}/0") / "encoder") for m in ("beso", "vdd_ve", "em")}
+    assert kept == {"beso": [encoder.FEATURES], "vdd_ve": [], "em": []}
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def test_students_read_their_teachers_features(tmp_path, monkeypatch):
+    found = run(tmp_path, ["beso", "vdd_ve"])
+    teachers = record.work_path(tmp_path, "tiny_image/beso/0") / encoder.FOLDER / encoder.FEATURES
+    student = record.work_path(tmp_path, "tiny_image/vdd_ve/0")
+    counted, features = [], encoder.frozen_features
+    monkeypatch.setattr(encoder, "frozen_features", lambda *a, **k: counted.append(1) or features(*a, **k))
+
+    def again():
+        shutil.rmtree(student)
+        counted.clear()
+        (spec,) = [s for s in specs(tmp_path, ["beso", "vdd_ve"]) if s["method"] == "vdd_ve"]
+        return record.comparable(job.run_cell(spec)) == record.comparable(found["vdd_ve"]), len(counted)
+
+    assert again() == (True, 0)
+    tensors, notes = encoder.read_cache(teachers, "tiny/0")
+    encoder.write_cache(teachers, tensors, notes, "tiny/1")  # of other demonstrations
+    assert again() == (True, 1)
+    other = {name: t + 1 if name.startswith("encoder/") else t for name, t in tensors.items()}
+    encoder.write_cache(teachers, other, notes, "tiny/0")  # of another encoder
+    assert again() == (True, 1)
+    teachers.write_bytes(teachers.read_bytes()[:-1] + b"x")
+    assert again() == (True, 1)
+    assert not teachers.exists()  # set aside
+    assert again() == (True, 1)
 
 
 @pytest.mark.parametrize("method", [n for n, b in SUITES.methods.items() if "avoiding" in b.get("tasks", ["avoiding"])])
@@ -162,10 +194,10 @@ def test_an_interrupted_frozen_training_resumes_exactly_and_encodes_once(tmp_pat
 
 def test_damaged_features_are_made_again(tmp_path, capsys):
     path = tmp_path / encoder.FOLDER / encoder.FEATURES
-    encoder.write_cache(path, {"rows": torch.ones(3)}, {"a": 1})
-    assert encoder.read_cache(path)[1] == {"a": 1}
+    encoder.write_cache(path, {"rows": torch.ones(3)}, {"a": 1}, "tiny/0")
+    assert encoder.read_cache(path, "tiny/0")[1] == {"a": 1} and encoder.read_cache(path, "tiny/1") is None
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert encoder.read_cache(path) is None and "altered or cut" in capsys.readouterr().err
+    assert encoder.read_cache(path, "tiny/0") is None and "altered or cut" in capsys.readouterr().err
 
 
 def test_weights_from_a_file_are_in_hash_and_record(tmp_path):
