@@ -14,6 +14,7 @@ The methods know nothing of it: before training, `prepare` puts weights into the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -33,7 +34,7 @@ from harness.progress import Progress
 from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
 from harness.seeds import derive
-from harness.train import CHECKPOINT, TrainConfig, train
+from harness.train import TrainConfig, train
 from harness.windows import Windows
 from methods._encoder import CHUNK, ImageEncoder, read_weights
 from methods.base import Method
@@ -92,11 +93,11 @@ def encoders(method: Method) -> list[ImageEncoder]:
 def prepare(
     section: dict[str, Any], method: Method, teacher: Method | None, data: Windows, held: Windows,
     train_config: TrainConfig, key: str, workdir: Path, progress: Progress, build: Build, one_state: Callable[[], Windows],
-    weights: str | None, frames: str, of_teacher: Path | None,
+    weights: str | None, frames: str, teacher_dir: Path | None,
 ) -> tuple[Windows, Windows, dict[str, Any]]:  # fmt: skip
     """Put weights into the method's encoders; returns training and held-out windows, features if frozen, and remarks for the
     record. `build` and `one_state` make the method and the training windows with one state, for pre-training; `frames` names
-    the demonstrations; `of_teacher` is where the teacher's features may lie.
+    the demonstrations; `teacher_dir` is the teacher's working folder.
 
     Resumes: pre-training like any training, and what is finished is read from the working folder.
     """
@@ -113,18 +114,17 @@ def prepare(
     notes: dict[str, Any] = {"parameters": sum(p.numel() for p in method.encoder.parameters())}
     if not config.encoder_frozen and not config.encoder_pretrain:
         return data, held, notes
-    cached = read_cache(workdir / FOLDER / FEATURES, frames)
-    if cached is None and config.encoder_frozen and config.encoder_start == "teacher" and of_teacher is not None:
-        cached = same_encoder(read_cache(of_teacher / FOLDER / FEATURES, frames), method.encoder, notes)
+    cached = read_cache(workdir / FOLDER / FEATURES)
     if cached is None:
-        tensors: dict[str, Tensor] = {}
         if config.encoder_pretrain and config.encoder_start == "own":
             notes |= pretrain(config, method, train_config, key, workdir / FOLDER, progress, build, one_state)
+        tensors: dict[str, Tensor] = {}
         if config.encoder_frozen:
-            tensors = frozen_features(method, data, held, progress, scale=config.encoder_start == "own")
-        state = {f"encoder/{name}": value for name, value in method.encoder.state_dict().items()}
-        cached = write_cache(workdir / FOLDER / FEATURES, tensors | state, notes, frames)
-    tensors, notes = cached
+            ready = of_teacher(teacher_dir, method.encoder, frames) if config.encoder_start == "teacher" else None
+            tensors = ready or frozen_features(method, data, held, progress, scale=config.encoder_start == "own")
+        state = {f"encoder/{name}": value.cpu() for name, value in method.encoder.state_dict().items()}
+        cached = Cached(tensors | state, notes, frames, digest(method.encoder)).write(workdir / FOLDER / FEATURES)
+    tensors, notes = cached.tensors, cached.notes
     share(method, {name.removeprefix("encoder/"): t for name, t in tensors.items() if name.startswith("encoder/")})
     if not config.encoder_frozen:
         return data, held, notes
@@ -199,18 +199,32 @@ def frozen_features(method: Method, data: Windows, held: Windows, progress: Prog
                 features.append(method.encoder(chunk.to(method.device)))
             done += len(chunk)
             progress.report(done, total)
-        found[name] = torch.cat(features)
+        found[name] = torch.cat(features).cpu()
     if scale:
         method.encoder.scale_features(found["rows"])
         found = {name: method.encoder.scaled(features) for name, features in found.items()}
     return found
 
 
-Cached = tuple[dict[str, Tensor], dict[str, Any]]  # features and encoder, remarks for the record
+@dataclass(frozen=True)
+class Cached:
+    """Features and, until training is over, the encoder's weights; remarks for the record; what they were made from."""
+
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]
+    frames: str  # identity of the demonstrations
+    encoder: str  # `digest` of its weights
+
+    def write(self, path: Path) -> Cached:
+        """Seal and write; returns itself."""
+        notes = json.dumps(self.notes)
+        metadata = {"sha256": UNSEALED, "notes": notes, "frames": self.frames, "encoder": self.encoder}
+        write_atomic(path, seal_tensors(serialise(self.tensors, metadata)))
+        return self
 
 
-def read_cache(path: Path, frames: str) -> Cached | None:
-    """What `write_cache` wrote of these demonstrations, or None. A damaged file is set aside, and said so."""
+def read_cache(path: Path) -> Cached | None:
+    """What `Cached.write` wrote, or None where there is none. A damaged file is set aside, and said so."""
     try:
         content = read_bytes(path)
         metadata = check_tensors(content)["__metadata__"]
@@ -219,30 +233,28 @@ def read_cache(path: Path, frames: str) -> Cached | None:
     except (Damaged, InvalidRecord) as error:
         put_away(path, str(error))
         return None
-    return (deserialise(content), json.loads(metadata["notes"])) if metadata.get("frames") == frames else None
+    return Cached(deserialise(content), json.loads(metadata["notes"]), metadata["frames"], metadata["encoder"])
 
 
-def same_encoder(cached: Cached | None, encoder: ImageEncoder, notes: dict[str, Any]) -> Cached | None:
-    """A teacher's features with a student's own remarks, if they were made with exactly these weights."""
-    state = encoder.state_dict()
-    if cached is None or not all(
-        torch.equal(cached[0].get(f"encoder/{name}", torch.empty(0)), value.cpu()) for name, value in state.items()
-    ):
-        return None
-    return cached[0], notes
+def of_teacher(folder: Path | None, encoder: ImageEncoder, frames: str) -> dict[str, Tensor] | None:
+    """The features in a teacher's working folder, if they are of these demonstrations and exactly this encoder."""
+    found = None if folder is None else read_cache(folder / FOLDER / FEATURES)
+    return found.tensors if found and (found.frames, found.encoder) == (frames, digest(encoder)) else None
 
 
-def write_cache(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any], frames: str) -> Cached:
-    """Seal and write; returns what `read_cache` would."""
-    kept = {name: t.contiguous().cpu() for name, t in tensors.items()}
-    metadata = {"sha256": UNSEALED, "notes": json.dumps(notes), "frames": frames}
-    write_atomic(path, seal_tensors(serialise(kept, metadata)))
-    return kept, notes
+def digest(encoder: ImageEncoder) -> str:
+    """SHA-256 over an encoder's weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def clear(workdir: Path, keep: bool) -> None:
     """Training is over: what only it needed goes. keep: the features stay, for students."""
-    if keep:
-        (workdir / FOLDER / CHECKPOINT).unlink(missing_ok=True)
-    else:
-        shutil.rmtree(workdir / FOLDER, ignore_errors=True)
+    path = workdir / FOLDER / FEATURES
+    cached = read_cache(path) if keep else None
+    shutil.rmtree(workdir / FOLDER, ignore_errors=True)
+    if cached is not None:
+        features = {name: t for name, t in cached.tensors.items() if not name.startswith("encoder/")}
+        replace(cached, tensors=features).write(path)

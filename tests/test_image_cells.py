@@ -133,12 +133,14 @@ def test_students_read_their_teachers_features(tmp_path, monkeypatch):
         return record.comparable(job.run_cell(spec)) == record.comparable(found["vdd_ve"]), len(counted)
 
     assert again() == (True, 0)
-    tensors, notes = encoder.read_cache(teachers, "tiny/0")
-    encoder.write_cache(teachers, tensors, notes, "tiny/1")  # of other demonstrations
+    cached = encoder.read_cache(teachers)
+    assert set(cached.tensors) == {"rows", "held"}
+    replace(cached, frames="tiny/1").write(teachers)  # of other demonstrations
     assert again() == (True, 1)
-    other = {name: t + 1 if name.startswith("encoder/") else t for name, t in tensors.items()}
-    encoder.write_cache(teachers, other, notes, "tiny/0")  # of another encoder
+    replace(cached, encoder="0" * 64).write(teachers)  # of another encoder
     assert again() == (True, 1)
+    cached.write(teachers)
+    assert again() == (True, 0)
     teachers.write_bytes(teachers.read_bytes()[:-1] + b"x")
     assert again() == (True, 1)
     assert not teachers.exists()  # set aside
@@ -194,10 +196,10 @@ def test_an_interrupted_frozen_training_resumes_exactly_and_encodes_once(tmp_pat
 
 def test_damaged_features_are_made_again(tmp_path, capsys):
     path = tmp_path / encoder.FOLDER / encoder.FEATURES
-    encoder.write_cache(path, {"rows": torch.ones(3)}, {"a": 1}, "tiny/0")
-    assert encoder.read_cache(path, "tiny/0")[1] == {"a": 1} and encoder.read_cache(path, "tiny/1") is None
+    encoder.Cached({"rows": torch.ones(3)}, {"a": 1}, "tiny/0", "").write(path)
+    assert encoder.read_cache(path).notes == {"a": 1}
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert encoder.read_cache(path, "tiny/0") is None and "altered or cut" in capsys.readouterr().err
+    assert encoder.read_cache(path) is None and "altered or cut" in capsys.readouterr().err
 
 
 def test_weights_from_a_file_are_in_hash_and_record(tmp_path):
