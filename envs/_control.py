@@ -48,21 +48,28 @@ TCP_OFFSET = 0.212  # m along the last joint's axis: flange 0.107 + grasp point 
 HAND_TURN = -math.pi / 4  # about the last joint's axis
 
 
-def _publish_mj_step() -> None:
-    """Makes MuJoCo's C function known to compiled code by name (a cached kernel finds it again in a new process).
-
-    Also stops MuJoCo's own stopwatch, whose readings (`MjData.timer`) nobody uses and which takes 3 to 5 % of the time.
-    """
+def _library() -> ctypes.CDLL:
     folder = pathlib.Path(mujoco.__file__).parent
     found = [p for pattern in ("libmujoco.so*", "libmujoco*.dylib", "mujoco.dll") for p in sorted(folder.glob(pattern))]
     if not found:
         raise ImportError(f"MuJoCo's shared library is not in {folder}")
-    library = ctypes.CDLL(str(found[0]))
-    mujoco.set_mjcb_time(None)
-    llvmlite.binding.add_symbol("mj_step", ctypes.cast(library.mj_step, ctypes.c_void_p).value)
+    return ctypes.CDLL(str(found[0]))
 
 
-_publish_mj_step()
+def stop_clock() -> None:
+    """Takes away MuJoCo's own stopwatch, whose readings (`MjData.timer`) nobody uses and which takes 3 to 5 % of the time.
+
+    Its Python package puts it back with every new MjData, and `set_mjcb_time(None)` does not take it away. A clock that a
+    program has set itself stays.
+    """
+    if mujoco.get_mjcb_time() is None:
+        _CLOCK.value = None
+
+
+_LIBRARY = _library()
+_CLOCK = ctypes.c_void_p.in_dll(_LIBRARY, "mjcb_time")
+# MuJoCo's C function, known to compiled code by name (a cached kernel finds it again in a new process)
+llvmlite.binding.add_symbol("mj_step", ctypes.cast(_LIBRARY.mj_step, ctypes.c_void_p).value)
 _mj_step = types.ExternalFunction("mj_step", types.void(types.intp, types.intp))
 
 

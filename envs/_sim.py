@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from numba import carray, njit
 
-from envs._control import _pointer
+from envs._control import _pointer, stop_clock
 from harness.errors import UserError
 
 # What the address table holds of each simulation: its MjData and these arrays of it, in the order the kernels expect.
@@ -91,6 +91,7 @@ class Simulations:
 
     def run(self, kernel: Callable, ids: np.ndarray, *args) -> None:
         """Calls kernel(addresses of both models, address table, ids, *args) on all ids, split over the threads."""
+        stop_clock()
         if self.num_threads == 1 or len(ids) < 2:
             kernel(self.models, self.table, ids, *args)
             return

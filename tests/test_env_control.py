@@ -78,3 +78,19 @@ def test_clipped_solve():
         _control.solve_clipped(a, b, x, np.zeros((6, 6)))
         expected = basis @ ((basis.T @ b) / np.clip(spread, 1e-2, 1e2))
         np.testing.assert_allclose(x, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_mujocos_own_clock_does_not_run_and_a_programs_own_does():
+    env = AvoidingBatch(1)
+    env.reset()
+    mujoco.MjData(env.sims.model)  # MuJoCo's package sets its clock again
+    ran = env.sims.data[0].timer[0].duration
+    env.step(np.zeros((1, 2)))
+    assert env.sims.data[0].timer[0].duration == ran
+    calls = []
+    mujoco.set_mjcb_time(lambda: calls.append(1) or 0.0)
+    try:
+        env.step(np.zeros((1, 2)))
+    finally:
+        mujoco.set_mjcb_time(None)
+    assert calls
