@@ -114,18 +114,21 @@ def prepare(
     notes: dict[str, Any] = {"parameters": sum(p.numel() for p in method.encoder.parameters())}
     if not config.encoder_frozen and not config.encoder_pretrain:
         return data, held, notes
+    own = config.encoder_start == "own"
     cached = read_cache(workdir / FOLDER / FEATURES)
     if cached is None:
-        if config.encoder_pretrain and config.encoder_start == "own":
+        if config.encoder_pretrain and own:
             notes |= pretrain(config, method, train_config, key, workdir / FOLDER, progress, build, one_state)
         tensors: dict[str, Tensor] = {}
         if config.encoder_frozen:
-            ready = of_teacher(teacher_dir, method.encoder, frames) if config.encoder_start == "teacher" else None
-            tensors = ready or frozen_features(method, data, held, progress, scale=config.encoder_start == "own")
-        state = {f"encoder/{name}": value.cpu() for name, value in method.encoder.state_dict().items()}
-        cached = Cached(tensors | state, notes, frames, digest(method.encoder)).write(workdir / FOLDER / FEATURES)
+            ready = None if own else of_teacher(teacher_dir, method.encoder, frames)
+            tensors = ready or frozen_features(method, data, held, progress, scale=own)
+        if own:
+            tensors |= {f"encoder/{name}": value for name, value in method.encoder.state_dict().items()}
+        cached = Cached(tensors, notes, frames, weights_sha256(method.encoder)).write(workdir / FOLDER / FEATURES)
     tensors, notes = cached.tensors, cached.notes
-    share(method, {name.removeprefix("encoder/"): t for name, t in tensors.items() if name.startswith("encoder/")})
+    if own:
+        share(method, {name.removeprefix("encoder/"): t for name, t in tensors.items() if name.startswith("encoder/")})
     if not config.encoder_frozen:
         return data, held, notes
     for encoder in encoders(method):
@@ -199,7 +202,7 @@ def frozen_features(method: Method, data: Windows, held: Windows, progress: Prog
                 features.append(method.encoder(chunk.to(method.device)))
             done += len(chunk)
             progress.report(done, total)
-        found[name] = torch.cat(features).cpu()
+        found[name] = torch.cat(features)
     if scale:
         method.encoder.scale_features(found["rows"])
         found = {name: method.encoder.scaled(features) for name, features in found.items()}
@@ -208,19 +211,20 @@ def frozen_features(method: Method, data: Windows, held: Windows, progress: Prog
 
 @dataclass(frozen=True)
 class Cached:
-    """Features and, until training is over, the encoder's weights; remarks for the record; what they were made from."""
+    """Features; until training is over, weights of an encoder of its own; remarks for the record; what they were made from."""
 
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
     frames: str  # identity of the demonstrations
-    encoder: str  # `digest` of its weights
+    encoder: str  # `weights_sha256`
 
     def write(self, path: Path) -> Cached:
-        """Seal and write; returns itself."""
+        """Seal and write; returns what `read_cache` would."""
         notes = json.dumps(self.notes)
         metadata = {"sha256": UNSEALED, "notes": notes, "frames": self.frames, "encoder": self.encoder}
-        write_atomic(path, seal_tensors(serialise(self.tensors, metadata)))
-        return self
+        kept = on_cpu(self.tensors)
+        write_atomic(path, seal_tensors(serialise(kept, metadata)))
+        return replace(self, tensors=kept)
 
 
 def read_cache(path: Path) -> Cached | None:
@@ -239,15 +243,17 @@ def read_cache(path: Path) -> Cached | None:
 def of_teacher(folder: Path | None, encoder: ImageEncoder, frames: str) -> dict[str, Tensor] | None:
     """The features in a teacher's working folder, if they are of these demonstrations and exactly this encoder."""
     found = None if folder is None else read_cache(folder / FOLDER / FEATURES)
-    return found.tensors if found and (found.frames, found.encoder) == (frames, digest(encoder)) else None
+    return found.tensors if found and (found.frames, found.encoder) == (frames, weights_sha256(encoder)) else None
 
 
-def digest(encoder: ImageEncoder) -> str:
-    """SHA-256 over an encoder's weights."""
-    found = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
-        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+def weights_sha256(encoder: ImageEncoder) -> str:
+    """SHA-256 of an encoder's weights."""
+    return hashlib.sha256(serialise(on_cpu(encoder.state_dict()))).hexdigest()
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them."""
+    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
 def clear(workdir: Path, keep: bool) -> None:

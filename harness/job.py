@@ -181,9 +181,8 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
         training |= {} if seen is None else {"encoder": seen}
         sealed.write_json(workdir / TRAINED, record.plain(training))
         (workdir / train.CHECKPOINT).unlink(missing_ok=True)
-        encoder.clear(
-            workdir, keep=spec["role"] == "teacher" and config.get("encoder", {}).get("encoder_frozen", False)
-        )
+        if "encoder" in config:
+            encoder.clear(workdir, keep=spec["role"] == "teacher" and config["encoder"]["encoder_frozen"])
     # acting from the file, as everyone else will
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")
