@@ -57,7 +57,7 @@ def _library() -> ctypes.CDLL:
 
 
 def stop_clock() -> None:
-    """Takes away MuJoCo's own stopwatch, whose readings (`MjData.timer`) nobody uses and which takes 3 to 5 % of the time.
+    """Takes away MuJoCo's own stopwatch, whose readings (`MjData.timer`) nobody uses and which takes 3 to 10 % of the time.
 
     Its Python package puts it back with every new MjData, and `set_mjcb_time(None)` does not take it away. A clock that a
     program has set itself stays.

@@ -1,4 +1,8 @@
-"""Files that are there whole or not at all, for caches that several processes may share."""
+"""Files that are there whole or not at all, for caches that several processes may share.
+
+A run's own files are written by `harness.record.write_atomic`, which a cell that has lost its lease may not call; a cache
+belongs to no cell.
+"""
 
 from __future__ import annotations
 
