@@ -6,8 +6,9 @@ and maximum of the training actions. Differences:
  1. A dimension that is constant in the training rows is only centred (std 1), since dividing by 1e-12 would turn the
     smallest deviation met later into an astronomical input.
  2. An observed dimension with an outlier beyond `OUTLIER` standard deviations gets its median as mean and the spread
-    of its 5th to 95th percentile as standard deviation. The tangent of an orientation (D3IL's boxes) is infinite at 90
-    degrees: single rows of 1e3 to 1e16 would make all others equal to within 1e-3, and hide how a box lies.
+    between its quartiles as standard deviation. The tangent of an orientation (D3IL's boxes) is infinite at 90 degrees:
+    single rows of 1e3 to 1e16 would make all others equal to within 1e-3, and hide how a box lies. Even the 5th and the
+    95th percentile are as far apart as 185 (Sorting), where the quartiles are at -1 and 1.
  3. Scaled observations are cut off at +-`LIMIT`, for the same reason.
 
 Images are not scaled by it: of a task with images, `fit_actions` leaves the fields of observations empty.
@@ -25,7 +26,7 @@ from harness.errors import UserError
 
 OUTLIER = 50.0  # standard deviations
 LIMIT = 10.0  # of scaled observations; the largest on the demonstrations of Avoiding is 2.3
-NORMAL_90 = 3.29  # standard deviations between the 5th and the 95th percentile of a normal distribution
+NORMAL_50 = 1.349  # standard deviations between the quartiles of a normal distribution
 
 FIELDS = ("obs_mean", "obs_std", "act_mean", "act_std", "act_low", "act_high")
 
@@ -120,7 +121,7 @@ def _mean_std(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _robust(rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The given mean and std of the columns of (N, K), replaced where outliers make them useless."""
-    low, middle, high = np.percentile(rows, [5, 50, 95], axis=0)
-    spread = (high - low) / NORMAL_90
+    low, middle, high = np.percentile(rows, [25, 50, 75], axis=0)
+    spread = (high - low) / NORMAL_50
     useless = (np.abs(rows - mean).max(axis=0) > OUTLIER * std) & (spread > 0)
     return np.where(useless, middle, mean), np.where(useless, spread, std)
