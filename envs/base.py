@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -24,6 +24,20 @@ from envs import _control, _pairs
 from envs._panda import WRIST
 from envs._sim import Simulations
 from harness.errors import UserError
+
+
+class Geometry(NamedTuple):
+    """What follows from an observation and decides what to do, for networks that ask for it (`relative` in tasks.toml).
+
+    pairs: of its values, (i, j), whose difference matters most where it is small, in units of `near`. angles: of its values,
+    in rad, those of things that look the same after a `symmetry`-th of a turn.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    near: float
+    angles: tuple[int, ...]
+    symmetry: int
+
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
@@ -44,6 +58,7 @@ class BatchEnv:
     action_bound: float | np.ndarray = 0.01  # m; the original's action space says so and enforces nothing
     goal_tokens: int = 0  # G: observations that say what an episode is to reach; 0: the task has no goals
     goal_mask: np.ndarray | None = None  # (D,) bool: what a goal shows of an observation; None: everything
+    geometry: Geometry | None = None
     max_steps: int
     wrist: tuple[tuple[str, str], ...] = WRIST  # bodies that only need comparing while joint 6 is bent
     robot_joint: str = "joint1"  # name of the robot's first joint in the scene

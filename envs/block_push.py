@@ -43,7 +43,7 @@ import numpy as np
 
 from envs._gym import SingleEnv, VectorEnv
 from envs._labels import number_text
-from envs.base import BatchEnv, StepResult
+from envs.base import BatchEnv, Geometry, StepResult
 from harness.errors import UserError
 
 HALF = 0.02  # m, half a block's edge
@@ -80,6 +80,7 @@ class BlockPushBatch(BatchEnv):
     obs_dim, act_dim, setpoint_dim = 10, 2, 2
     goal_tokens = 1
     goal_mask = np.isin(np.arange(10), BLOCKS)
+    geometry = Geometry(pairs=((0, 8), (1, 9), (3, 8), (4, 9)), near=0.02, angles=(2, 5), symmetry=4)
     action_bound = 0.1  # m; the original's action space says so and enforces nothing
     max_steps = 299
     robot_joint = "effector_x"
@@ -257,10 +258,14 @@ class BlockPushBatch(BatchEnv):
         self.obs[ids] = self._observe(ids, self.tcp_pos[ids])
         reward = np.zeros(self.num_envs, np.float32)
         reward[ids] = self._judge(ids)
-        self.terminated[ids] = reward[ids] >= 0.5
+        self.terminated[ids] = self._ended(ids, reward[ids])
         self.truncated[ids] = ~self.terminated[ids] & (self.count[ids] >= self.max_steps)
         self.active &= ~(self.terminated | self.truncated)
         return self.obs.copy(), reward, self.terminated.copy(), self.truncated.copy(), self.info()
+
+    def _ended(self, ids: np.ndarray, reward: np.ndarray) -> np.ndarray:
+        """(len(ids),) bool: whose episodes are over, given the step's rewards."""
+        return reward >= 0.5
 
     def _judge(self, ids: np.ndarray) -> np.ndarray:
         """(len(ids),) rewards; keeps which block was in which target, success and mode."""

@@ -41,8 +41,8 @@ class FirstAction:
 
     @torch.inference_mode()
     def _mixture(self) -> Mixture | None:
-        scaler, shape = self.method.scaler, self.method.shape
-        window = torch.zeros(1, self.method.gpt_config.window, shape.obs, device=self.method.device)
+        scaler = self.method.scaler
+        window = torch.zeros(1, self.method.gpt_config.window, self.method.obs_width, device=self.method.device)
         window[0, 0] = scaler.scale_obs(torch.as_tensor(self.obs, dtype=torch.float32, device=self.method.device))
         return self.method.mixture(window, torch.zeros(1, dtype=torch.long, device=self.method.device))
 

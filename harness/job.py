@@ -32,6 +32,7 @@ from harness.shipped import WEIGHTS, policy_sha256
 from methods import policy
 from methods._transformer import GPTConfig
 from methods.base import Method, Shape
+from methods.scaler import Scaler
 
 Spec = dict[str, Any]  # made by harness.plan.spec
 BELONGS = "belongs_to.txt"  # below a cell's working folder: the configuration and teacher of its files
@@ -142,8 +143,7 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     # one split a task: what validates a student was never seen by its teacher, and their scalers agree
     kept, held = windows.split(demos, seed=derive(spec["task"], "split"))
     task = spec["task_block"]
-    mask = backends.Backend().batch_class(task).goal_mask if task["goal_tokens"] else None  # type: ignore[attr-defined]
-    scaler = windows.fit_scaler(kept, task["obs_dim"], mask) if teacher is None else teacher.scaler
+    scaler = fit_scaler(spec, kept) if teacher is None else teacher.scaler
     weights = workdir / WEIGHTS
     training = finished_training(workdir)
     if training is None:
@@ -187,6 +187,19 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
     method = policy.load(weights, lambda _name: resolve_class(spec["class"])).to(spec["device"])
     sha256, how = training.pop("sha256"), training.pop("how")
     return Trained(method, sha256, training, how, {"train_s": round(time.perf_counter() - began, 3)}, teacher)
+
+
+def fit_scaler(spec: Spec, demos: Demonstrations) -> Scaler:
+    """The scaler of a cell's training demonstrations, as its task and its `gpt` block want it."""
+    task = spec["task_block"]
+    relative = spec["config"]["gpt"].get("relative", False)
+    mask = geometry = None
+    if task["goal_tokens"] or relative:
+        env: Any = backends.Backend().batch_class(task)
+        mask, geometry = env.goal_mask if task["goal_tokens"] else None, env.geometry if relative else None
+        if relative and geometry is None:
+            raise UserError(f"{spec['task']} has no geometry to add to observations: set relative = false")
+    return windows.fit_scaler(demos, task["obs_dim"], mask, geometry)
 
 
 def held_out_windows(spec: Spec, held: Demonstrations, method: Method) -> windows.Windows:

@@ -5,10 +5,12 @@ Images are windows too, but not a tensor of them: `harness/histories.py`.
 T = window, D = observation width, A = action width, N = number of windows, G = goal tokens.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from harness.histories import Histories, histories
 from methods._encoder import CHUNK
 from methods.base import Method
 from methods.scaler import Scaler
+
+if TYPE_CHECKING:
+    from envs.base import Geometry  # which needs a simulator
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Windows:
     def __len__(self) -> int:
         return len(self.obs)
 
-    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> "Windows":
+    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Windows:
         """The samples of `index` (B,) int64: the same fields with B rows. Goals of the future are drawn from `generator`."""
         where = index.to(self.obs.device)
         goal = None if self.goal is None else self.goal[where]
@@ -77,25 +82,25 @@ class Windows:
             goal = self.future.draw(index, generator)
         return Windows(self.obs[where], self.last[where], self.action[where], goal)
 
-    def select(self, index: Tensor) -> "Windows":
+    def select(self, index: Tensor) -> Windows:
         """The samples of `index` (N',) int64, without goals of the future; images are not fetched."""
         if isinstance(self.obs, Histories):
             return Windows(self.obs.select(index), self.last[index], self.action[index])
         return self.batch(index)
 
-    def batches(self, size: int) -> Iterator["Windows"]:
+    def batches(self, size: int) -> Iterator[Windows]:
         """All samples in order, as tensors: at once, or of images `size` at a time."""
         step = size if images(self) else max(1, len(self))
         for index in torch.arange(len(self)).split(step):
             yield self if isinstance(self.obs, Tensor) else self.batch(index)
 
-    def to(self, device: torch.device) -> "Windows":
+    def to(self, device: torch.device) -> Windows:
         """The same windows with what a method sees on `device`; what goals are drawn by stays where generators are."""
         goal = None if self.goal is None else self.goal.to(device)
         future = None if self.future is None else replace(self.future, rows=self.future.rows.to(device))
         return Windows(self.obs.to(device), self.last.to(device), self.action.to(device), goal, future)
 
-    def with_fixed_goals(self, seed: int) -> "Windows":
+    def with_fixed_goals(self, seed: int) -> Windows:
         """The same windows with one goal each, drawn once: for what is measured and has to be comparable."""
         return self if self.future is None else self.batch(torch.arange(len(self)), torch.Generator().manual_seed(seed))
 
@@ -121,18 +126,22 @@ def split(demos: Demonstrations, seed: int, fraction: float = 0.05) -> tuple[Dem
     return replace(demos, episodes=train), replace(demos, episodes=val)
 
 
-def fit_scaler(demos: Demonstrations, obs_dim: int | None = None, goal_mask: np.ndarray | None = None) -> Scaler:
+def fit_scaler(
+    demos: Demonstrations, obs_dim: int | None = None, goal_mask: np.ndarray | None = None,
+    geometry: Geometry | None = None,
+) -> Scaler:  # fmt: skip
     """The scaler of all rows of (training) `demos`; of their first `obs_dim` values where a policy sees no more. Images
     (uint8) are not scaled.
 
-    goal_mask (D,) bool: the values that a goal shows, for tasks with goals that hide some.
+    goal_mask (D,) bool: the values that a goal shows, for tasks with goals that hide some. geometry: what is to be added to
+    observations, if anything.
     """
     if not demos.episodes:
         raise UserError(f"{demos.origin}: no episodes to fit a scaler to")
     obs, actions = ([getattr(e, field) for e in demos.episodes] for field in ("obs", "actions"))
     if obs[0].dtype == np.uint8:
         return Scaler.fit_actions(np.concatenate(actions))
-    return Scaler.fit(np.concatenate(obs)[:, :obs_dim], np.concatenate(actions), goal_mask)
+    return Scaler.fit(np.concatenate(obs)[:, :obs_dim], np.concatenate(actions), goal_mask, geometry)
 
 
 def make_windows(demos: Demonstrations, window: int, scaler: Scaler, goal_tokens: int = 0) -> Windows:

@@ -39,6 +39,7 @@ class GPTConfig:
 
     cameras > 0: observations are images of `pixels` x `pixels` (`methods/_encoder.py`), seen through an encoder with
     `keypoints` key points a camera and `encoder_width` channels in its first stage (ResNet-18: 64).
+    relative: the network also sees what the scaler adds to observations (`methods/scaler.py`).
     """
 
     layers: int
@@ -51,11 +52,13 @@ class GPTConfig:
     pixels: int = 96
     keypoints: int = 32
     encoder_width: int = 64
+    relative: bool = False
 
     def saved(self) -> dict[str, Any]:
-        """As plain values; without the encoder's where there is none, so that those files stay as they were."""
-        encoder = () if self.cameras else ("cameras", "pixels", "keypoints", "encoder_width")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in encoder}
+        """As plain values; without those of what there is not, so that older files stay as they were."""
+        without = [] if self.cameras else ["cameras", "pixels", "keypoints", "encoder_width"]
+        without += [] if self.relative else ["relative"]
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in without}
 
 
 class Block(nn.Module):

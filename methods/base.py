@@ -1,7 +1,7 @@
 """What every method is: an `nn.Module` that owns its networks, its loss and how it acts. The harness owns everything else.
 
-Shapes: B windows, T states a window, D observation values, A action values, G goal tokens, M samples a window,
-n environments. Everything here is scaled (z-scores); `methods.policy.Policy` scales and unscales.
+Shapes: B windows, T states a window, D observation values (as scaled: `obs_width`), A action values, G goal tokens, M samples a
+window, n environments. Everything here is scaled (z-scores); `methods.policy.Policy` scales and unscales.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class Method(nn.Module):
         if not self._teacher:
             raise RuntimeError(f"{type(self).__name__} needs a teacher and was built without one")
         return self._teacher[0]
+
+    @property
+    def obs_width(self) -> int:
+        """Values of a state as networks see it: the observation's, and what the scaler adds to them."""
+        return self.shape.obs + self.scaler.added
 
     @property
     def device(self) -> torch.device:

@@ -74,7 +74,7 @@ class Beso(VeTeacher):
 
     def __init__(self, config: BesoConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
         super().__init__(config, shape, gpt, scaler)
-        self.net = DenoisingTransformer(gpt, shape.obs, shape.act, SigmaToken(gpt.embed), shape.goal)
+        self.net = DenoisingTransformer(gpt, self.obs_width, shape.act, SigmaToken(gpt.embed), shape.goal)
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return edm_scalings(sigma, self.config.sigma_data)

@@ -71,7 +71,7 @@ class Ddpm(Teacher):
 
     def __init__(self, config: DdpmConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
         super().__init__(config, shape, gpt, scaler)
-        self.net = DenoisingTransformer(gpt, shape.obs, shape.act, TimeToken(gpt.embed), shape.goal)
+        self.net = DenoisingTransformer(gpt, self.obs_width, shape.act, TimeToken(gpt.embed), shape.goal)
         self.register_buffer("alphas_bar", cosine_alphas_bar(config.timesteps).float(), persistent=False)
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:

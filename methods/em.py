@@ -61,7 +61,7 @@ class Em(MixturePolicy):
         super().__init__(config, shape, gpt, scaler)
         c = config
         self.net = MixtureTransformer(
-            gpt, shape.obs, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
+            gpt, self.obs_width, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
             c.init_std, c.min_std, c.init_mean,
         )  # fmt: skip
 

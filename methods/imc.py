@@ -83,7 +83,7 @@ class Imc(MixturePolicy):
         super().__init__(config, shape, gpt, scaler)
         c = config
         self.net = MixtureTransformer(
-            gpt, shape.obs, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
+            gpt, self.obs_width, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
             init_std=c.std, min_std=0.0, init_mean=c.init_mean, learn_std=False,
         )  # fmt: skip
 

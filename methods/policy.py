@@ -110,7 +110,7 @@ class Policy:
     @property
     def _width(self) -> int:
         """Values of one state in the window."""
-        return self.method.shape.obs if self._encoder is None else self._encoder.features
+        return self.method.obs_width if self._encoder is None else self._encoder.features
 
     def _see(self, obs: np.ndarray) -> np.ndarray:
         """Observations (..., D) as the window holds them: images as features, others as `Scaler.scale_obs`, in NumPy."""
@@ -119,6 +119,8 @@ class Policy:
                 raise UserError(f"policy expects images as uint8, got {obs.dtype}")
             with torch.inference_mode():
                 return self._encoder(torch.from_numpy(obs).to(self.device)).cpu().numpy()
+        if self.method.scaler.added:
+            return self.method.scaler.scale_obs(torch.from_numpy(obs).to(self.device)).cpu().numpy()
         return np.clip((obs - self._mean) / self._std, -LIMIT, LIMIT)
 
     def log_prob(self, action: np.ndarray, obs_window: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:

@@ -84,7 +84,7 @@ class Vdd(MixturePolicy):
         super().__init__(config, shape, gpt, scaler, teacher)
         c = config
         self.net = MixtureTransformer(
-            gpt, shape.obs, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
+            gpt, self.obs_width, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
             c.init_std, c.min_std, c.init_mean, c.learn_gating,
         )  # fmt: skip
         if c.warm_start and teacher is not None:
