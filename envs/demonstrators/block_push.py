@@ -11,10 +11,11 @@ The controller is deterministic; what it steers is not: in one step of ten the e
 in contact it is unsteady (`UNSTEADY`). Actions are the controller's own, before the shove, so they show how it finds back;
 without shoves all runs lie on the controller's line. With them, episodes are as long as the published ones.
 
-An episode goes on, by a row or two, until the second block too is 40 mm from its target, the tolerance of the original's
-controller for both. The evaluation ends an episode at 50 mm. If demonstrations ended there, the places that goals show would
-lie on the very edge of success, and a policy that brings the blocks to them would often stop outside, since the targets of
-its own episode lie a few millimetres elsewhere.
+The last row of an episode is the state at its end, with the action that the controller would take there; the published runs
+have it too, whose last action often is a step back. An episode goes on until the second block too is 40 mm from its target, the
+tolerance of the original's controller for both; the evaluation ends one at 50 mm. If demonstrations ended there, the places
+that goals show would lie on the edge of success, and a policy that brings the blocks to them would often stop outside:
+the targets of its own episode lie a few millimetres elsewhere.
 
 Reference: the oracle for the multimodal task in `google-research/ibc`, whose behaviour this follows; the actions of the
 published 1000 runs are the yardstick of `docs/environments.md`. Difference: a run that fails or shows another behaviour
@@ -54,7 +55,7 @@ def generate(
 ) -> list[Episode]:  # fmt: skip
     """per_mode successful episodes of each of the four modes, in order of mode; the same for the same seed.
 
-    obs (L, 16) and actions (L, 2) float32: row k is the observation before action k. attempts: what every run showed and was
+    obs (L, 16) and actions (L, 2) float32: row k is the observation before action k; the last action is not carried out. attempts: what every run showed and was
     to show, for statistics. The result does not depend on num_threads (default: one a core).
     """
     threads = num_threads or len(os.sched_getaffinity(0))
@@ -91,9 +92,11 @@ def _run(seeds: list[int], modes: list[int], num_threads: int) -> list[Episode]:
             rows.append(env.whole_obs.copy())
             actions.append(expert.act(env.whole_obs.astype(float)).astype(np.float32))
             env.step(actions[-1] + _disturbance(streams, expert.phase == PUSH))
-        obs, acts = np.stack(rows, 1), np.stack(actions, 1)  # (n, T, …)
+        rows.append(env.whole_obs.copy())
+        actions.append(expert.act(env.whole_obs.astype(float)).astype(np.float32))
+        obs, acts = np.stack(rows, 1), np.stack(actions, 1)  # (n, T + 1, …)
         shown = [env.mode_name(row) if ok else "" for row, ok in zip(env.mode, env.success, strict=True)]
-        return [Episode(obs[i, :k], acts[i, :k], None, shown[i]) for i, k in enumerate(lengths)]
+        return [Episode(obs[i, : k + 1], acts[i, : k + 1], None, shown[i]) for i, k in enumerate(lengths)]
     finally:
         env.close()
 
