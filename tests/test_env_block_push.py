@@ -214,6 +214,8 @@ def test_the_expert_shows_every_behaviour():
         assert 0.02 < (shoves > 0.006).mean() < 0.25 and (shoves < 1e-6).mean() > 0.2
         assert np.linalg.norm(e.actions, axis=1).max() <= 0.034 + 1e-6
         assert 70 < len(e.obs) < 250
+        blocks, targets = e.obs[-1, [[0, 1], [3, 4]]], e.obs[-1, [[10, 11], [13, 14]]]  # goals are well within success
+        assert np.linalg.norm(blocks[:, None] - targets[None], axis=-1).min(1).max() < 0.045
         assert blockpush_files.mode_of(e.obs) == e.mode  # files are labelled by the environment's own rule
 
 

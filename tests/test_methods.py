@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from envs.base import Geometry
+from envs.datasets import Demonstrations, Episode
+from harness.config import resolve
 from harness.errors import UserError
+from harness.registry import resolve_class
 from harness.train import train
+from harness.windows import fit_scaler, make_windows
 from methods import policy
 from methods.base import Batch
 from methods.policy import Policy
@@ -17,14 +22,19 @@ from tests.method_cases import GPT, METHODS, SHAPE, SUITES, build, learn_and_act
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
+def demonstrations() -> Demonstrations:
+    rng = np.random.default_rng(0)
+    rows = [(rng.normal(size=(20, SHAPE.obs)), rng.normal(size=(20, SHAPE.act))) for _ in range(3)]
+    episodes = [Episode(obs.astype(np.float32), act.astype(np.float32), None, "m") for obs, act in rows]
+    return Demonstrations("avoiding", "scripted", "made up", "identity", "sha", episodes)
+
+
 def batch_of(w) -> Batch:
     return Batch(w.obs, w.last, w.action, w.goal)
 
 
 @every_method
 def test_suite_keys_are_the_config_fields(name):
-    from harness.registry import resolve_class
-
     fields = {f.name for f in dataclasses.fields(resolve_class(SUITES.methods[name]["class"]).Config)}
     assert set(SUITES.methods[name]["hyper"]) == fields
 
@@ -121,6 +131,40 @@ def test_save_load_same_actions(name, tmp_path):
     b.reset([1, 2])
     for o in rng.normal(size=(5, 2, SHAPE.obs)).astype(np.float32):
         np.testing.assert_array_equal(a.act(o), b.act(o))
+
+
+@every_method
+def test_networks_see_what_the_scaler_adds(name, tmp_path):
+    """Trained on the wider windows, a method takes the task's own observations, from its file too; its student likewise."""
+    rng = np.random.default_rng(0)
+    demos = demonstrations()
+    wide = fit_scaler(demos, geometry=Geometry(pairs=((0, 2), (1, 3)), near=0.1, angles=(1,), symmetry=4))
+    data = make_windows(demos, GPT.window, wide)
+    assert data.obs.shape[-1] == SHAPE.obs + 4
+
+    def made(name):
+        block = SUITES.methods[name]
+        cls = resolve_class(block["class"])
+        teacher = made(block["teacher"]) if "teacher" in block else None
+        gpt = dataclasses.replace(GPT, relative=True)
+        return cls(cls.Config(**resolve(SUITES, "avoiding", name, "smoke")["hyper"]), SHAPE, gpt, wide, teacher)
+
+    method = made(name)
+    for phase in method.phases:
+        loss, _ = method.loss(batch_of(data), phase.name)
+        assert torch.isfinite(loss)
+    policy.save(method, tmp_path / "p", name)
+    loaded = policy.load(tmp_path / "p")
+    assert loaded.gpt_config.relative and loaded.scaler.added == 4
+    a, b = Policy(method), Policy(loaded)
+    a.reset([1, 2])
+    b.reset([1, 2])
+    for o in rng.normal(size=(5, 2, SHAPE.obs)).astype(np.float32):
+        action = a.act(o)
+        assert action.shape == (2, SHAPE.act)
+        np.testing.assert_array_equal(action, b.act(o))
+    with pytest.raises(UserError, match=r"shape \(2, 4\), got \(2, 8\)"):
+        a.act(np.zeros((2, 8), np.float32))
 
 
 @every_method

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from envs.base import Geometry
 from envs.datasets import Demonstrations, Episode
 from harness.errors import UserError
 from harness.windows import fit_scaler, make_windows, split
@@ -210,6 +211,33 @@ def test_scaler_is_not_blinded_by_single_outliers():
     assert (slope[0] - slope[1]).item() > 0.2  # +45 and -45 degrees can be told apart
     np.testing.assert_allclose(scaler.obs_std[1:].numpy(), obs[:, 1:].std(axis=0), rtol=1e-6)
     assert scaler.act_std[0] > 1e10  # actions keep the original's scale: their bounds come from it
+
+
+def test_scaler_adds_what_a_geometry_says():
+    rng = np.random.default_rng(0)
+    obs, act = rng.normal(0.3, 0.1, (500, 5)), rng.normal(size=(500, 2))
+    geometry = Geometry(pairs=((0, 3), (1, 4)), near=0.02, angles=(2,), symmetry=4)
+    mask = np.array([True, True, False, False, False])
+    scaler, plain = Scaler.fit(obs, act, mask, geometry), Scaler.fit(obs, act, mask)
+    assert (scaler.obs_dim, scaler.added, plain.added) == (5, 4, 0)
+    rows = torch.tensor(obs, dtype=torch.float32)
+    seen = scaler.scale_obs(rows)
+    assert seen.shape == (500, 9)
+    torch.testing.assert_close(seen[:, :5], plain.scale_obs(rows))
+    unscaled = seen * scaler.obs_std + scaler.obs_mean
+    torch.testing.assert_close(unscaled[:, 5], torch.asinh((rows[:, 0] - rows[:, 3]) / 0.02))
+    torch.testing.assert_close(unscaled[:, 6], torch.asinh((rows[:, 1] - rows[:, 4]) / 0.02))
+    torch.testing.assert_close(unscaled[:, 7:], torch.stack([torch.cos(4 * rows[:, 2]), torch.sin(4 * rows[:, 2])], 1))
+    quarter = rows.clone()
+    quarter[:, 2] += np.pi / 2  # a square looks the same after a quarter of a turn
+    torch.testing.assert_close(scaler.scale_obs(quarter)[:, 5:], seen[:, 5:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaler.unscale_obs(seen), rows)
+    goal = scaler.scale_goal(rows)  # shows nothing that is derived from what it hides
+    assert goal.shape == (500, 9) and not goal[:, 2:].any() and goal[:, :2].any()
+    copy = Scaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
+    torch.testing.assert_close(copy.scale_obs(rows), seen, atol=0, rtol=0)
+    loaded = Scaler(**scaler.state_dict())
+    torch.testing.assert_close(loaded.scale_obs(rows), seen, atol=0, rtol=0)
 
 
 def test_scaler_survives_json_and_state_dict_exactly():

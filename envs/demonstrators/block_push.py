@@ -55,8 +55,9 @@ def generate(
 ) -> list[Episode]:  # fmt: skip
     """per_mode successful episodes of each of the four modes, in order of mode; the same for the same seed.
 
-    obs (L, 16) and actions (L, 2) float32: row k is the observation before action k; the last action is not carried out. attempts: what every run showed and was
-    to show, for statistics. The result does not depend on num_threads (default: one a core).
+    obs (L, 16) and actions (L, 2) float32: row k is the observation before action k; the last action is not carried out.
+    attempts: what every run showed and was to show, for statistics. The result does not depend on num_threads (default: one a
+    core).
     """
     threads = num_threads or len(os.sched_getaffinity(0))
 
