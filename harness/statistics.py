@@ -94,10 +94,10 @@ def episode_error(task: dict[str, Any], episodes: dict[str, list[Any]], metric: 
     A rate has `rate_error`; else the jackknife: the metric without each context in turn where it is a mean over contexts, else
     without each of BLOCKS parts of the rollouts. What other training seeds would change is not in it.
     """
-    from harness.metrics import KEYS, compute
+    from harness.metrics import compute, keys
 
-    count = len(episodes.get("success", []))
-    if not count or not set(KEYS) <= episodes.keys():
+    count, wanted = len(episodes.get("success", [])), keys(task)
+    if not count or not set(wanted) <= episodes.keys():
         return None
     value = compute(task, episodes).get(metric)
     if value is None or metric.startswith("success"):
@@ -108,7 +108,7 @@ def episode_error(task: dict[str, Any], episodes: dict[str, list[Any]], metric: 
     without = []
     for group in groups:
         left = set(range(count)) - set(group)
-        without.append(compute(task, {key: [episodes[key][i] for i in sorted(left)] for key in KEYS})[metric])
+        without.append(compute(task, {key: [episodes[key][i] for i in sorted(left)] for key in wanted})[metric])
     return math.sqrt((len(groups) - 1) / len(groups) * sum((v - statistics.fmean(without)) ** 2 for v in without))
 
 

@@ -24,7 +24,7 @@ D = observation width, E = D and what is added to it, A = action width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -76,8 +76,7 @@ class Scaler(nn.Module):
             )
         self.register_buffer("goal_mask", mask)  # None is not saved: files of tasks without goals stay as they were
         for name, value in zip(GEOMETRY, (pairs, near, angles, symmetry), strict=True):
-            kind = torch.float32 if name == "near" else torch.int64
-            self.register_buffer(name, None if value is None else torch.as_tensor(value, dtype=kind).clone())
+            self.register_buffer(name, None if value is None else _geometry_tensor(name, value))
 
     @property
     def _geometry(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
@@ -103,7 +102,7 @@ class Scaler(nn.Module):
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
             raise UserError(f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}")
         if geometry is not None:
-            added = _relations(torch.from_numpy(obs), *(torch.tensor(v) for v in geometry)).numpy()
+            added = _relations(torch.from_numpy(obs), *map(_geometry_tensor, GEOMETRY, geometry)).numpy()
             obs = np.concatenate([obs, added], axis=1)
             if goal_mask is not None:
                 goal_mask = np.concatenate([goal_mask, np.zeros(added.shape[1], bool)])
@@ -155,6 +154,10 @@ class Scaler(nn.Module):
     @classmethod
     def from_dict(cls, values: dict[str, list[float]]) -> Scaler:
         return cls(**values)
+
+
+def _geometry_tensor(name: str, value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float32 if name == "near" else torch.int64).clone()
 
 
 def _relations(obs: Tensor, pairs: Tensor, near: Tensor, angles: Tensor, symmetry: Tensor) -> Tensor:

@@ -133,6 +133,18 @@ def test_the_error_of_one_cell_is_that_of_many(task):
     assert 0.5 * spread < guessed < 2 * spread
 
 
+@pytest.mark.parametrize("task", ["kitchen", "block_push"])
+def test_episode_errors_of_tasks_with_goals(task):
+    rng = np.random.default_rng(0)
+    returns = rng.integers(0, 5, 100).astype(float)
+    made = {**episodes([True] * 100, [0] * 100), "return": returns.tolist(), "goal_return": (returns / 4).tolist()}
+    error = statistics.episode_error(SUITES.tasks[task], made, "return")
+    assert error == pytest.approx(returns.std(ddof=1) / 10, rel=0.5)
+    assert statistics.episode_error(SUITES.tasks[task], made, "goal_return") == pytest.approx(error / 4)
+    del made["goal_return"]  # of another task
+    assert statistics.episode_error(SUITES.tasks[task], made, "return") is None
+
+
 def test_episode_errors_that_do_not_exist():
     block = SUITES.tasks["avoiding"]
     assert statistics.episode_error(block, {"success": [True]}, "entropy") is None

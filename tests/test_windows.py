@@ -240,6 +240,12 @@ def test_scaler_adds_what_a_geometry_says():
     torch.testing.assert_close(loaded.scale_obs(rows), seen, atol=0, rtol=0)
 
 
+def test_a_geometry_may_have_no_angles():
+    obs = np.random.default_rng(0).normal(size=(50, 3))
+    scaler = Scaler.fit(obs, obs, geometry=Geometry(pairs=((0, 1),), near=0.1, angles=(), symmetry=1))
+    assert scaler.scale_obs(torch.tensor(obs, dtype=torch.float32)).shape == (50, 4)
+
+
 def test_scaler_survives_json_and_state_dict_exactly():
     scaler = fit_scaler(demonstrations([30]))
     copy = Scaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
