@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -183,9 +183,9 @@ def load_balance(chosen: Tensor, weight: Tensor) -> Tensor:
 class ModeTransformer(DenoisingTransformer):
     """The denoising transformer with `ModeBlock`s; a level's encoding holds each layer's conditioning."""
 
-    def __init__(self, config: ModeConfig, gpt: GPTConfig, shape: Shape, obs_width: int):
+    def __init__(self, config: ModeConfig, gpt: GPTConfig, shape: Shape):
         super().__init__(
-            gpt, obs_width, shape.act, NoiseEmbedding(gpt.embed), shape.goal,
+            gpt, shape.obs, shape.act, NoiseEmbedding(gpt.embed), shape.goal,
             lambda g: ModeBlock(g, config.experts, config.top_k, config.expert_ratio),
         )  # fmt: skip
         for module in [self.level, *(block.router for block in self.mode_blocks())]:
@@ -227,7 +227,7 @@ class Mode(VeTeacher):
 
     def __init__(self, config: ModeConfig, shape: Shape, gpt: GPTConfig, scaler: Scaler, teacher: None = None):
         super().__init__(config, shape, gpt, scaler)
-        self.net = ModeTransformer(config, gpt, shape, self.obs_width)
+        self.net = ModeTransformer(config, gpt, replace(shape, obs=self.obs_width))
         self.fused: dict[float, KV] = {}
 
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
