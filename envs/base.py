@@ -58,7 +58,7 @@ class BatchEnv:
     action_bound: float | np.ndarray = 0.01  # m; the original's action space says so and enforces nothing
     goal_tokens: int = 0  # G: observations that say what an episode is to reach; 0: the task has no goals
     goal_mask: np.ndarray | None = None  # (D,) bool: what a goal shows of an observation; None: everything
-    geometry: Geometry | None = None
+    geometry: Geometry | None = None  # None: nothing can be added to observations
     max_steps: int
     wrist: tuple[tuple[str, str], ...] = WRIST  # bodies that only need comparing while joint 6 is bent
     robot_joint: str = "joint1"  # name of the robot's first joint in the scene

@@ -38,6 +38,7 @@ from harness.train import TrainConfig, train
 from harness.windows import Windows
 from methods._encoder import CHUNK, ImageEncoder, read_weights
 from methods.base import Method
+from methods.policy import on_cpu
 
 FOLDER, FEATURES = "encoder", "features.safetensors"  # below a cell's working folder
 Build = Callable[[int], Method]  # the method anew, with a window of that many states
@@ -249,11 +250,6 @@ def of_teacher(folder: Path | None, encoder: ImageEncoder, frames: str) -> dict[
 def weights_sha256(encoder: ImageEncoder) -> str:
     """SHA-256 of an encoder's weights."""
     return hashlib.sha256(serialise(on_cpu(encoder.state_dict()))).hexdigest()
-
-
-def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As safetensors takes them."""
-    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
 
 
 def clear(workdir: Path, keep: bool) -> None:

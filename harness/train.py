@@ -32,6 +32,7 @@ from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tens
 from harness.seeds import derive
 from harness.windows import Windows, images, spread
 from methods.base import Batch, Method, Phase
+from methods.policy import on_cpu
 
 CHECKPOINT = "train.ckpt.safetensors"
 IMAGES = 256  # held-out windows of images that a validation looks at: each costs as much as training on it
@@ -268,7 +269,7 @@ class Trainer:
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.device)
         meta = {"step": self.step, "seed": self.seed, "curve": self.result.curve, "val": self.result.val}
         meta["seconds"] = self.result.seconds
-        kept = {k: v.contiguous().cpu() for k, v in tensors.items()}
+        kept = on_cpu(tensors)
         write_atomic(path, seal_tensors(serialise(kept, {"sha256": UNSEALED, "meta": json.dumps(meta)})))
 
     def load(self, path: Path) -> None:

@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,7 @@ class Policy:
         self._traced: dict[int, Callable] = {}
         self._streams: list[np.random.Generator] = []
         scaler = method.scaler
+        self._adds = scaler.added > 0
         self._mean, self._std = (x.cpu().numpy() for x in (scaler.obs_mean, scaler.obs_std))
         self._act_mean, self._act_std = (x.cpu().numpy() for x in (scaler.act_mean, scaler.act_std))
 
@@ -119,7 +120,7 @@ class Policy:
                 raise UserError(f"policy expects images as uint8, got {obs.dtype}")
             with torch.inference_mode():
                 return self._encoder(torch.from_numpy(obs).to(self.device)).cpu().numpy()
-        if self.method.scaler.added:
+        if self._adds:
             return self.method.scaler.scale_obs(torch.from_numpy(obs).to(self.device)).cpu().numpy()
         return np.clip((obs - self._mean) / self._std, -LIMIT, LIMIT)
 
@@ -191,13 +192,18 @@ def trace(method: Method, inputs: list[Tensor]) -> Callable:
     return traced
 
 
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As safetensors takes them."""
+    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+
+
 def save(method: Method, path: Path, name: str) -> str:
     """Write `<path>.safetensors` and `<path>.json`, atomically; returns the SHA-256 of the weights' file.
 
     `name` is the registered method whose class loads it again. A student's file holds what it needs of its teacher.
     """
     path = Path(path)
-    content = serialise({k: v.contiguous().cpu() for k, v in method.state_dict().items()})
+    content = serialise(on_cpu(method.state_dict()))
     digest = hashlib.sha256(content).hexdigest()
     description = {
         "format": FORMAT,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from envs.datasets import Demonstrations, Episode
 from harness.config import resolve
 from harness.registry import load_suites, resolve_class
 from harness.train import TrainConfig, train
@@ -38,6 +40,21 @@ def scaler(shape: Shape = SHAPE) -> Scaler:
     return Scaler.fit(rng.normal(1.0, 2.0, (200, shape.obs)), rng.normal(-1.0, 0.5, (200, shape.act)), mask)
 
 
+def demonstrations(lengths: Sequence[int], modes: Sequence[str] | None = None, seed: int = 0) -> Demonstrations:
+    """Random episodes of these numbers of rows, in these modes."""
+    rng = np.random.default_rng(seed)
+    episodes = [
+        Episode(
+            rng.normal(3.0, 2.0, size=(n, 4)).astype(np.float32),
+            rng.normal(-1.0, 0.5, size=(n, 2)).astype(np.float32),
+            None,
+            modes[i] if modes else "m",
+        )
+        for i, n in enumerate(lengths)
+    ]
+    return Demonstrations("avoiding", "scripted", "test", "id", "digest", episodes)
+
+
 def windows(n: int = 256, seed: int = 0, shape: Shape = SHAPE) -> Windows:
     """Scaled windows whose action is one of two modes that the state shifts; with a goal, its first value decides the mode."""
     g = torch.Generator().manual_seed(seed)
@@ -63,13 +80,20 @@ def image_windows(n: int, seed: int, shape: Shape) -> Windows:
 
 def build(name: str, gpt: GPTConfig = GPT, seed: int = 0, shape: Shape = SHAPE, **hyper: object) -> Method:
     """A method of the registry at tiny sizes, hyper-parameters of Avoiding; students get a briefly trained teacher."""
-    torch.manual_seed(seed)
     block = SUITES.methods[name]
-    config = resolve(SUITES, "avoiding", name, "smoke")
-    cls = resolve_class(block["class"])
+    torch.manual_seed(seed)
     teacher = trained_teacher(block["teacher"], shape, gpt) if "teacher" in block else None
     torch.manual_seed(seed)
-    return cls(cls.Config(**{**config["hyper"], **hyper}), shape, gpt, scaler(shape), teacher)
+    return assemble(name, gpt, shape, scaler(shape), teacher, **hyper)
+
+
+def assemble(
+    name: str, gpt: GPTConfig, shape: Shape, scaler: Scaler, teacher: Method | None, **hyper: object
+) -> Method:
+    """A method of the registry from its parts, hyper-parameters of Avoiding."""
+    config = resolve(SUITES, "avoiding", name, "smoke")
+    cls = resolve_class(SUITES.methods[name]["class"])
+    return cls(cls.Config(**{**config["hyper"], **hyper}), shape, gpt, scaler, teacher)
 
 
 @functools.cache

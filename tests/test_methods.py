@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from envs.base import Geometry
-from envs.datasets import Demonstrations, Episode
-from harness.config import resolve
 from harness.errors import UserError
 from harness.registry import resolve_class
 from harness.train import train
@@ -17,16 +15,20 @@ from harness.windows import fit_scaler, make_windows
 from methods import policy
 from methods.base import Batch
 from methods.policy import Policy
-from tests.method_cases import GPT, METHODS, SHAPE, SUITES, build, learn_and_act_on_meta, train_config, windows
+from tests.method_cases import (
+    GPT,
+    METHODS,
+    SHAPE,
+    SUITES,
+    assemble,
+    build,
+    demonstrations,
+    learn_and_act_on_meta,
+    train_config,
+    windows,
+)
 
 every_method = pytest.mark.parametrize("name", METHODS)
-
-
-def demonstrations() -> Demonstrations:
-    rng = np.random.default_rng(0)
-    rows = [(rng.normal(size=(20, SHAPE.obs)), rng.normal(size=(20, SHAPE.act))) for _ in range(3)]
-    episodes = [Episode(obs.astype(np.float32), act.astype(np.float32), None, "m") for obs, act in rows]
-    return Demonstrations("avoiding", "scripted", "made up", "identity", "sha", episodes)
 
 
 def batch_of(w) -> Batch:
@@ -137,17 +139,15 @@ def test_save_load_same_actions(name, tmp_path):
 def test_networks_see_what_the_scaler_adds(name, tmp_path):
     """Trained on the wider windows, a method takes the task's own observations, from its file too; its student likewise."""
     rng = np.random.default_rng(0)
-    demos = demonstrations()
+    demos = demonstrations([20, 20, 20])
     wide = fit_scaler(demos, geometry=Geometry(pairs=((0, 2), (1, 3)), near=0.1, angles=(1,), symmetry=4))
     data = make_windows(demos, GPT.window, wide)
     assert data.obs.shape[-1] == SHAPE.obs + 4
 
     def made(name):
         block = SUITES.methods[name]
-        cls = resolve_class(block["class"])
         teacher = made(block["teacher"]) if "teacher" in block else None
-        gpt = dataclasses.replace(GPT, relative=True)
-        return cls(cls.Config(**resolve(SUITES, "avoiding", name, "smoke")["hyper"]), SHAPE, gpt, wide, teacher)
+        return assemble(name, dataclasses.replace(GPT, relative=True), SHAPE, wide, teacher)
 
     method = made(name)
     for phase in method.phases:

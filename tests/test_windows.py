@@ -17,20 +17,7 @@ from methods._transformer import GPTConfig
 from methods.base import Method, Shape
 from methods.policy import Policy
 from methods.scaler import FIELDS, Scaler
-
-
-def demonstrations(lengths, modes=None, seed=0):
-    rng = np.random.default_rng(seed)
-    episodes = [
-        Episode(
-            rng.normal(3.0, 2.0, size=(n, 4)).astype(np.float32),
-            rng.normal(-1.0, 0.5, size=(n, 2)).astype(np.float32),
-            None,
-            modes[i] if modes else "m",
-        )
-        for i, n in enumerate(lengths)
-    ]
-    return Demonstrations("avoiding", "scripted", "test", "id", "digest", episodes)
+from tests.method_cases import demonstrations
 
 
 def test_every_row_is_one_sample():

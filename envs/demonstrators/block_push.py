@@ -88,13 +88,13 @@ def _run(seeds: list[int], modes: list[int], num_threads: int) -> list[Episode]:
         env.reset(seeds=seeds)
         expert = Pusher(modes)
         rows, actions, lengths = [], [], np.zeros(len(seeds), int)
-        while env.active.any():
-            lengths += env.active
+        while True:
             rows.append(env.whole_obs.copy())
             actions.append(expert.act(env.whole_obs.astype(float)).astype(np.float32))
+            if not env.active.any():
+                break
+            lengths += env.active
             env.step(actions[-1] + _disturbance(streams, expert.phase == PUSH))
-        rows.append(env.whole_obs.copy())
-        actions.append(expert.act(env.whole_obs.astype(float)).astype(np.float32))
         obs, acts = np.stack(rows, 1), np.stack(actions, 1)  # (n, T + 1, …)
         shown = [env.mode_name(row) if ok else "" for row, ok in zip(env.mode, env.success, strict=True)]
         return [Episode(obs[i, : k + 1], acts[i, : k + 1], None, shown[i]) for i, k in enumerate(lengths)]
