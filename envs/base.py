@@ -30,13 +30,18 @@ class Geometry(NamedTuple):
     """What follows from an observation and decides what to do, for networks that ask for it (`relative` in tasks.toml).
 
     pairs: of its values, (i, j), whose difference matters most where it is small, in units of `near`. angles: of its values,
-    in rad, those of things that look the same after a `symmetry`-th of a turn.
+    in rad, those of things that look the same after a `symmetry`-th of a turn. tangents: of its values, those of angles.
+    links, tool: the arm whose joint angles are its first values, see `methods.relations.Relations`; the tool's position is
+    then D, D + 1, D + 2 in `pairs`.
     """
 
     pairs: tuple[tuple[int, int], ...]
     near: float
-    angles: tuple[int, ...]
-    symmetry: int
+    angles: tuple[int, ...] = ()
+    symmetry: int = 1
+    tangents: tuple[int, ...] = ()
+    links: tuple[tuple[float, ...], ...] = ()
+    tool: tuple[float, ...] = ()
 
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]

@@ -47,9 +47,11 @@ import mujoco
 import numpy as np
 
 from envs import _joint_control, _labels
+from envs._control import LINKS, TOOL
 from envs._gym import SingleEnv, VectorEnv
 from envs._objects import ObjectBatch, add_box, contacts_as_recorded
 from envs._panda import add_robot, new_scene
+from envs.base import Geometry
 
 # name, half-sizes (m), colour; in the order of observations and recordings
 BOXES = (
@@ -82,6 +84,10 @@ class StackingBatch(ObjectBatch):
     obs_dim, act_dim = 20, 8
     setpoint_dim = 8  # joints 7 (rad), gripper width (m)
     mode_dtype, first_mode = "<U3", ""
+    geometry = Geometry(
+        pairs=tuple((20 + k, 8 + 4 * box + k) for box in range(3) for k in range(3)),
+        near=0.02, tangents=(11, 15, 19), links=LINKS, tool=TOOL,
+    )  # fmt: skip
     action_bound = np.array([0.2] * 7 + [0.08], np.float32)  # rad and m; the original has two numbers here
     max_steps = 1000
     substeps = 30

@@ -253,7 +253,7 @@ def load(path: Path, method_class: Callable[[str], type[Method]] | None = None, 
         state = deserialise(content)
     except SafetensorError as error:
         raise UserError(f"{weights} is not a safetensors file ({error})") from error
-    scaler = Scaler(**{k.removeprefix("scaler."): v for k, v in state.items() if k.startswith("scaler.")})
+    scaler = Scaler.from_state({k.removeprefix("scaler."): v for k, v in state.items() if k.startswith("scaler.")})
     method = cls.rebuild(
         config, Shape(**description["shape"]), GPTConfig(**description["gpt"]), scaler, description["extra"]
     )

@@ -15,15 +15,15 @@ Images are not scaled by it: of a task with images, `fit_actions` leaves the fie
 
 A goal is scaled like an observation; the values that it does not show are then zero, as in the original.
 
-Where a task asks for it, what a network sees of an observation is more than its values: differences of some of them, finely
-where they are small, and the directions of angles (`envs.base.Geometry`). Nothing of it is new information, but a network
-needs far less training with it (docs/training.md, Block Push). Goals show none of it where they hide anything.
+Where a task asks for it, what a network sees of an observation is more than its values (`methods/relations.py`). Goals show
+none of that where they hide anything.
 
 D = observation width, E = D and what is added to it, A = action width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from methods.relations import Relations
 
 if TYPE_CHECKING:
     from envs.base import Geometry  # which needs a simulator
@@ -40,14 +41,14 @@ LIMIT = 10.0  # of scaled observations; the largest on the demonstrations of Avo
 NORMAL_50 = 1.349  # standard deviations between the quartiles of a normal distribution
 
 FIELDS = ("obs_mean", "obs_std", "act_mean", "act_std", "act_low", "act_high")
-GEOMETRY = ("pairs", "near", "angles", "symmetry")
+ADDED = "relations."  # names in a state that begin so are of what is added
 
 
 class Scaler(nn.Module):
     """Float32 buffers `obs_mean`, `obs_std` (E,); `act_mean`, `act_std`, and the scaled `act_low`, `act_high` (A,).
 
     `goal_mask` (E,) bool: what a goal shows; None where it shows everything, or where there are no goals.
-    `pairs` (K, 2), `near` (), `angles` (L,), `symmetry` (): what is added to observations; None where nothing is.
+    `relations`: what is added to observations; None where nothing is.
     """
 
     obs_mean: Tensor
@@ -57,14 +58,9 @@ class Scaler(nn.Module):
     act_low: Tensor
     act_high: Tensor
     goal_mask: Tensor | None
-    pairs: Tensor | None
-    near: Tensor | None
-    angles: Tensor | None
-    symmetry: Tensor | None
 
     def __init__(
-        self, obs_mean, obs_std, act_mean, act_std, act_low, act_high, goal_mask=None, pairs=None, near=None, angles=None,
-        symmetry=None,
+        self, obs_mean, obs_std, act_mean, act_std, act_low, act_high, goal_mask=None, relations: Relations | None = None
     ) -> None:  # fmt: skip
         super().__init__()
         for name, value in zip(FIELDS, (obs_mean, obs_std, act_mean, act_std, act_low, act_high), strict=True):
@@ -75,19 +71,12 @@ class Scaler(nn.Module):
                 f"a goal mask must have one value an observation, {len(self.obs_mean)}. Got {tuple(mask.shape)}"
             )
         self.register_buffer("goal_mask", mask)  # None is not saved: files of tasks without goals stay as they were
-        for name, value in zip(GEOMETRY, (pairs, near, angles, symmetry), strict=True):
-            self.register_buffer(name, None if value is None else _geometry_tensor(name, value))
-
-    @property
-    def _geometry(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-        if self.pairs is None or self.near is None or self.angles is None or self.symmetry is None:
-            return None
-        return self.pairs, self.near, self.angles, self.symmetry
+        self.relations = relations
 
     @property
     def added(self) -> int:
         """E - D: how many values a network sees besides the observation's own."""
-        return 0 if self._geometry is None else len(self._geometry[0]) + 2 * len(self._geometry[2])
+        return 0 if self.relations is None else self.relations.width
 
     @property
     def obs_dim(self) -> int:
@@ -101,17 +90,16 @@ class Scaler(nn.Module):
         obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
             raise UserError(f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}")
-        if geometry is not None:
-            added = _relations(torch.from_numpy(obs), *map(_geometry_tensor, GEOMETRY, geometry)).numpy()
+        relations = None if geometry is None else Relations(**geometry._asdict())
+        if relations is not None:
+            added = relations(torch.from_numpy(obs)).numpy()
             obs = np.concatenate([obs, added], axis=1)
             if goal_mask is not None:
                 goal_mask = np.concatenate([goal_mask, np.zeros(added.shape[1], bool)])
         obs_mean, obs_std = _robust(obs, *_mean_std(obs))
         act_mean, act_std = _mean_std(act)
         scaled = (act - act_mean) / act_std  # (N, A)
-        return cls(
-            obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0), goal_mask, *(geometry or ())
-        )
+        return cls(obs_mean, obs_std, act_mean, act_std, scaled.min(axis=0), scaled.max(axis=0), goal_mask, relations)
 
     @classmethod
     def fit_actions(cls, act: np.ndarray) -> Scaler:
@@ -128,8 +116,8 @@ class Scaler(nn.Module):
     def scale_obs(self, obs: Tensor) -> Tensor:  # (..., D) -> (..., E)
         if not len(self.obs_mean):
             return obs
-        if self._geometry is not None:
-            obs = torch.cat([obs, _relations(obs, *self._geometry)], -1)
+        if self.relations is not None:
+            obs = torch.cat([obs, self.relations(obs)], -1)
         return ((obs - self.obs_mean) / self.obs_std).clamp(-LIMIT, LIMIT)
 
     def scale_goal(self, goal: Tensor) -> Tensor:  # (..., D) -> (..., E)
@@ -146,28 +134,16 @@ class Scaler(nn.Module):
     def unscale_act(self, act: Tensor) -> Tensor:  # (..., A)
         return act * self.act_std + self.act_mean
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """For JSON; `from_dict` gives the same float32 numbers back."""
-        there = [n for n in ("goal_mask", *GEOMETRY) if getattr(self, n) is not None]
-        return {name: getattr(self, name).tolist() for name in (*FIELDS, *there)}
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `from_state` gives the same numbers back."""
+        return {name: value.tolist() for name, value in self.state_dict().items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, list[float]]) -> Scaler:
-        return cls(**values)
-
-
-def _geometry_tensor(name: str, value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float32 if name == "near" else torch.int64).clone()
-
-
-def _relations(obs: Tensor, pairs: Tensor, near: Tensor, angles: Tensor, symmetry: Tensor) -> Tensor:
-    """(..., K + 2 L): asinh of the differences of `pairs` in units of `near`, cosine and sine of `symmetry` x `angles`.
-
-    asinh is linear for what is near and logarithmic for what is far.
-    """
-    apart = obs[..., pairs[:, 0]] - obs[..., pairs[:, 1]]
-    turned = symmetry * obs[..., angles]
-    return torch.cat([torch.asinh(apart / near), turned.cos(), turned.sin()], -1)
+    def from_state(cls, state: Mapping[str, Any]) -> Scaler:
+        """From a `state_dict`, or what `to_dict` gave."""
+        own = {name: value for name, value in state.items() if not name.startswith(ADDED)}
+        added = {name.removeprefix(ADDED): value for name, value in state.items() if name.startswith(ADDED)}
+        return cls(**own, relations=Relations(**added) if added else None)
 
 
 def _mean_std(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

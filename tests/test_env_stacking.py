@@ -9,6 +9,7 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 import envs  # noqa: F401  (registers the tasks)
 from envs import _joint_control, datasets
@@ -17,6 +18,7 @@ from envs._labels import ZONE, stacked, update_stacking
 from envs._panda import APART
 from envs.stacking import BOXES, MODES, START_QPOS, START_QVEL, StackingBatch
 from harness.errors import UserError
+from methods.relations import Relations
 
 TRACES = Path(__file__).parent / "data" / "traces"
 NAMES = sorted(p.stem for p in TRACES.glob("stacking_*.npz"))
@@ -235,6 +237,28 @@ def test_success_does_not_latch():
     env.restore(0, recording, 1)
     _, _, terminated, _, info = env.step_absolute(hold)
     assert terminated[0] and not info["success"][0] and info["mode"][0] == "rgb"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_geometry_is_the_tool_and_where_the_boxes_lie_from_it(name):
+    rec = trace(name)
+    joints, boxes = rec["qpos"][:, -9:-2], rec["obj_pose"][:, :3, :3]
+    tangents = np.tan(np.linspace(-1.5, 1.5, 3 * len(joints))).reshape(-1, 3, 1)
+    obs = np.concatenate([joints, joints[:, :1], np.concatenate([boxes, tangents], 2).reshape(-1, 12)], 1)
+    relations = Relations(**StackingBatch.geometry._asdict())
+    seen = relations(torch.from_numpy(obs)).numpy()
+    assert seen.shape == (len(obs), relations.width) == (len(obs), 20)
+    away = (rec["tcp_pos"][:, None] - boxes).reshape(-1, 9)
+    assert np.abs(seen[0, 15:18] - rec["tcp_pos"][0]).max() < 1e-9  # at rest; moving, the recorded TCP is a step older
+    np.testing.assert_allclose(np.sinh(seen[:, :9]) * 0.02, away, atol=5e-4)
+    np.testing.assert_allclose(seen[:, 15:18], rec["tcp_pos"], atol=5e-4)
+    np.testing.assert_allclose(seen[:, 18:].T, _twice_heading(rec), atol=2e-3)
+
+
+def _twice_heading(rec):
+    w, x, y, z = rec["tcp_quat"].T
+    east, north = 1 - 2 * (y * y + z * z), 2 * (x * y + w * z)  # the hand's x axis
+    return east**2 - north**2, 2 * east * north
 
 
 def test_first_observation_and_action():

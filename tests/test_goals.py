@@ -300,7 +300,7 @@ def test_a_mask_has_one_value_an_observation():
         Scaler.fit(np.ones((3, 4)), np.ones((3, 2)), np.ones(3, bool))
     scaler = Scaler.fit(np.ones((3, 4)), np.ones((3, 2)), np.array(GOAL_MASK))
     assert dataclasses.asdict(GOAL_SHAPE) == {"obs": 4, "act": 2, "goal": 2}
-    assert Scaler.from_dict(scaler.to_dict()).goal_mask.tolist() == list(GOAL_MASK)
+    assert Scaler.from_state(scaler.to_dict()).goal_mask.tolist() == list(GOAL_MASK)
 
 
 def test_a_film_shows_the_goal_of_the_records_own_episode(tmp_path, monkeypatch):

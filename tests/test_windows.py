@@ -221,9 +221,9 @@ def test_scaler_adds_what_a_geometry_says():
     torch.testing.assert_close(scaler.unscale_obs(seen), rows)
     goal = scaler.scale_goal(rows)  # shows nothing that is derived from what it hides
     assert goal.shape == (500, 9) and not goal[:, 2:].any() and goal[:, :2].any()
-    copy = Scaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
+    copy = Scaler.from_state(json.loads(json.dumps(scaler.to_dict())))
     torch.testing.assert_close(copy.scale_obs(rows), seen, atol=0, rtol=0)
-    loaded = Scaler(**scaler.state_dict())
+    loaded = Scaler.from_state(scaler.state_dict())
     torch.testing.assert_close(loaded.scale_obs(rows), seen, atol=0, rtol=0)
 
 
@@ -233,9 +233,32 @@ def test_a_geometry_may_have_no_angles():
     assert scaler.scale_obs(torch.tensor(obs, dtype=torch.float32)).shape == (50, 4)
 
 
+def test_a_geometry_may_have_nothing_but_an_arm():
+    joints = np.random.default_rng(0).uniform(-1, 1, (50, 2))
+    straight = Geometry(pairs=(), near=1.0, links=((0, 0, 0.3, 0), (0.1, 0, 0, 1)), tool=(0.2, 0.0))
+    scaler = Scaler.fit(joints, joints, geometry=straight)
+    assert scaler.added == 5
+    rows = torch.zeros(1, 2)
+    seen = (scaler.scale_obs(rows) * scaler.obs_std + scaler.obs_mean)[0, 2:]
+    torch.testing.assert_close(seen, torch.tensor([0.1, -0.2, 0.3, 1.0, 0.0]), atol=1e-5, rtol=0)
+    rows[0, 0] = np.pi / 4  # all of it turned by 45 degrees
+    seen = (scaler.scale_obs(rows) * scaler.obs_std + scaler.obs_mean)[0, 2:]
+    torch.testing.assert_close(seen, torch.tensor([0.3 * 0.5**0.5, -0.1 * 0.5**0.5, 0.3, 0.0, 1.0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        Scaler.from_state(scaler.state_dict()).scale_obs(rows), scaler.scale_obs(rows), atol=0, rtol=0
+    )
+
+
+def test_directions_of_tangents_do_not_jump():
+    yaw = np.deg2rad(np.array([[89.0], [91.0], [0.0], [45.0]]))
+    scaler = Scaler.fit(np.tan(yaw), np.zeros((4, 1)), geometry=Geometry(pairs=(), near=1.0, tangents=(0,)))
+    seen = scaler.relations(torch.tensor(np.tan(yaw)))
+    np.testing.assert_allclose(seen, np.hstack([np.cos(2 * yaw), np.sin(2 * yaw)]), atol=1e-12)
+
+
 def test_scaler_survives_json_and_state_dict_exactly():
     scaler = fit_scaler(demonstrations([30]))
-    copy = Scaler.from_dict(json.loads(json.dumps(scaler.to_dict())))
+    copy = Scaler.from_state(json.loads(json.dumps(scaler.to_dict())))
     loaded = Scaler.identity(4, 2)
     loaded.load_state_dict(scaler.state_dict())
     assert list(scaler.state_dict()) == list(FIELDS)

@@ -4,7 +4,9 @@ They stand in for the 1095 human demonstrations (recorded with a gamepad, at mos
 `SHARES`). One run: wait, then for each box of the order: approach with an error, look, correct, descend, close, lift,
 carry in an arc, correct over the target, lower, open, rise. What varies from run to run and from box to box: tempo,
 waits, heights, where and how high a box is gripped, which of a cube's two axes, the arc, how much is corrected at once,
-how far a box is turned before it is put down and where in the zone. A box that was missed is gripped again.
+how far a box is turned before it is put down and where in the zone. A box that was missed is gripped again. The hand
+strays all the time, up to centimetres on its way, less where a box is gripped or put down, and comes back: that is where a
+policy can learn how to come back (docs/training.md).
 
 The expert moves the tool in space, as the humans did; own inverse kinematics (`envs._joint_control.joint_targets`) turn
 that into the joint set-points that the task takes. It looks at the boxes like a human: between motions, not during them.
@@ -24,7 +26,7 @@ import numpy as np
 
 from envs.datasets import Episode
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 EPISODES = 1095  # [D3IL] 1000 for training and 95 for validation
 # [D3IL] mode_prob.pkl: shares of the orders among the human demonstrations
 SHARES = {"rgb": 0.152, "rbg": 0.127, "grb": 0.106, "gbr": 0.287, "brg": 0.235, "bgr": 0.093}
@@ -41,9 +43,14 @@ LONG = 0.05  # m, half the length of the blue box
 ROW = 0.03  # s
 MAX_LEAD = 0.09  # s; the wrist follows later than that, but does not swing
 MAX_TURN = 0.09  # rad a row
+WANDER = (0.001, 0.006)  # m a row, from run to run; how far a hand strays while it travels
+TURNING = 8.0  # rad/m, of a straying hand
+FINE = 0.3  # of it where a box is gripped or put down
+MEMORY = 0.85  # of a stray velocity, a row, twice: it comes and goes in a third of a second
 FINGER_REACH = 0.062  # m from the tool's axis to the outside of an open finger
 
-Command = tuple[np.ndarray, float]  # tool pose (4,): xyz (m), yaw (rad); commanded gripper width (m)
+# tool pose (4,): xyz (m), yaw (rad); how far the hand is astray of it, likewise; commanded gripper width (m)
+Command = tuple[np.ndarray, np.ndarray, float]
 
 
 @dataclass
@@ -122,7 +129,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
     env = Recorder(n, num_threads=THREADS, max_steps=MAX_ROWS + 1)
     queue: Iterator[int] = iter(range(len(jobs)))
     runs: list[_Run | None] = [None] * n
-    poses = np.tile(START, (n, 1))
+    poses, astray = np.tile(START, (n, 1)), np.zeros((n, 4))
     joints = np.tile(START_QPOS[:7], (n, 1))  # planned; older and old: those of the two rows before
     old, older = joints.copy(), joints.copy()
     setpoints = np.zeros((n, 8))
@@ -157,10 +164,12 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
                 if current is None:
                     continue
                 command = next(current.commands)
-            poses[i], setpoints[i, 7] = command
+            poses[i], astray[i], setpoints[i, 7] = command
         older, old, joints = old, joints, joints.copy()
         joint_targets(joints, poses, rest)
-        setpoints[:, :7] = lead(env, older, old, joints)
+        strayed = joints.copy()
+        joint_targets(strayed, poses + astray, rest)
+        setpoints[:, :7] = strayed + lead(env, older, old, joints)
         for current, data in zip(runs, env.sims.data, strict=True):
             if states and current is not None:
                 current.states.append(data.qpos.copy())
@@ -173,7 +182,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
 
 
 def lead(env, older: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Set-points (n, 7) that make the weakly damped arm follow the planned joints of three rows (n, 7 each).
+    """How far ahead (n, 7) of the planned joints of three rows (n, 7 each) the weakly damped arm's set-points have to be.
 
     The controller's torque is P (set-point - q) - D qd; what the planned motion needs is M qdd. Without this the arm swings
     at about 1 Hz for a second after each motion, and a box is put down beside its place.
@@ -189,7 +198,7 @@ def lead(env, older: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray
     for i in np.flatnonzero(env.active):
         mujoco.mj_fullM(model, env.sims.data[i], mass)
         torque[i, :4] += mass[v : v + 4, v : v + 7] @ acceleration[i]
-    return new + torque / P_GAIN
+    return torque / P_GAIN
 
 
 class _Run:
@@ -232,6 +241,9 @@ class _Hand:
     tempo: float  # rows are divided by it
     smooth: float  # share of the way to the planned pose that the command goes in a row
     height: float  # m, travelling height of the tool above the table
+    wander: float  # m a row
+    fine: bool = False  # a box is gripped or put down: less wander
+    stray: np.ndarray = field(default_factory=lambda: np.zeros((3, 4)))  # push, velocity (variance 1), how far (m, rad)
 
     def hold(self, low: int, high: int) -> Generator[Command]:
         """Where it is, for low to high rows."""
@@ -252,15 +264,23 @@ class _Hand:
                 planned[[0, 1, 3]] = (start + across * way)[[0, 1, 3]]
                 planned[:2] += side * np.sin(np.pi * across)
                 planned[2] = start[2] + _ramp(t / 0.45) * (top - start[2]) + _ramp((t - 0.5) / 0.5) * (goal[2] - top)
-            self.pose += self.smooth * (planned - self.pose)
-            yield self.pose.copy(), self.width
+            yield self._follow(planned)
         self.goal = goal
         yield from self._settle(settle)
 
     def _settle(self, rows: int) -> Generator[Command]:
         for _ in range(rows):
-            self.pose += self.smooth * (self.goal - self.pose)
-            yield self.pose.copy(), self.width
+            yield self._follow(self.goal)
+
+    def _follow(self, planned: np.ndarray) -> Command:
+        """A row: part of the way to the planned pose. The hand strays, and comes back as fast as it follows the plan."""
+        push, velocity, astray = self.stray
+        push[:] = MEMORY * push + np.sqrt(1 - MEMORY**2) * self.rng.standard_normal(4)
+        velocity[:] = MEMORY * velocity + (1 - MEMORY**2) / np.sqrt(1 + MEMORY**2) * push  # of variance 1 again
+        scale = self.wander * (FINE if self.fine else 1.0) * np.array([1, 1, 1, TURNING])
+        astray[:] = (1 - self.smooth) * astray + scale * velocity
+        self.pose += self.smooth * (planned - self.pose)
+        return self.pose.copy(), astray.copy(), self.width
 
 
 def _ramp(t: float) -> float:
@@ -271,9 +291,8 @@ def _ramp(t: float) -> float:
 
 def expert(order: str, view: View, rng: np.random.Generator) -> Generator[Command]:
     """Commands for one run, one a row; `view` shows what is known before each. Ends early when a box cannot be gripped."""
-    hand = _Hand(
-        rng, START.copy(), START, OPEN, rng.uniform(1.05, 1.45), rng.uniform(0.35, 0.6), rng.uniform(0.14, 0.2)
-    )
+    tempo, smooth, height = rng.uniform(1.05, 1.45), rng.uniform(0.35, 0.6), rng.uniform(0.14, 0.2)
+    hand = _Hand(rng, START.copy(), START, OPEN, tempo, smooth, height, rng.uniform(*WANDER))
     yield from hand.hold(2, 12)
     for level, letter in enumerate(order):
         box = "rgb".index(letter)
@@ -309,6 +328,7 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
     top = max(cruise, hand.pose[2] + 0.02) if distance > 0.05 and hand.pose[2] < cruise else None
     yield from hand.move(above, 24 + 70 * distance + 8 * abs(goal[3] - hand.pose[3]), top)
     yield from hand.hold(0, 4)
+    hand.fine = True
     if rng.random() < 0.4:  # looks again before going down
         yield from hand.move(_off(grip(), rng, 0.0015, rng.uniform(0.04, 0.055), 0.012), 16)
         yield from hand.hold(0, 4)
@@ -316,6 +336,7 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
     yield from hand.hold(1, 4)
     hand.width = CLOSED
     yield from hand.hold(7, 11)
+    hand.fine = False
     yield from hand.move(_off(hand.pose, rng, 0, rng.uniform(0.015, 0.025), 0), 9, settle=1)
 
 
@@ -336,6 +357,7 @@ def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> G
     distance = float(np.linalg.norm(above[:2] - hand.pose[:2]))
     top = max(TABLE + hand.height, above[2] + rng.uniform(0.005, 0.03))
     yield from hand.move(above, 26 + 70 * distance + 8 * abs(yaw - hand.pose[3]), top)
+    hand.fine = True
     yield from hand.hold(3, 6)
     if rng.random() < 0.4:  # looks again
         yield from hand.move(over(rng.uniform(0.02, 0.03)), 16)
@@ -345,6 +367,7 @@ def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> G
     hand.width = OPEN
     yield from hand.hold(7, 10)
     yield from hand.move(_off(hand.pose, rng, 0, rng.uniform(0.03, 0.045), 0), 12, settle=1)
+    hand.fine = False
 
 
 def _off(pose: np.ndarray, rng: np.random.Generator, xy: float, up: float, yaw: float) -> np.ndarray:

@@ -1,0 +1,95 @@
+"""What a network can see of an observation besides its values, where a task asks for it (`envs.base.Geometry`).
+
+Differences of positions, finely where they are small; directions of things that look the same after a part of a turn; and of an
+arm whose joint angles are observed, where its tool is. Nothing of it is new information, but a network needs far less training
+with it (docs/training.md, Block Push and Stacking).
+
+D = observation width, K pairs, L angles, M tangents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+FIELDS = {  # dtype and shape
+    "pairs": (torch.int64, (-1, 2)), "near": (torch.float32, ()), "angles": (torch.int64, (-1,)),
+    "symmetry": (torch.int64, ()), "tangents": (torch.int64, (-1,)), "links": (torch.float64, (-1, 4)),
+    "tool": (torch.float64, (-1,)),
+}  # fmt: skip
+
+
+class Relations(nn.Module):
+    """Observations (..., D) -> (..., W), unscaled: K + 2 L + 2 M values, and five of the tool's where there is an arm.
+
+    In this order: asinh of the differences of `pairs` in units of `near` (linear for what is near and logarithmic for what is
+    far); cosines, then sines, of `symmetry` x `angles`; cosines, then sines, of twice the angles whose `tangents` are
+    observed, which do not jump at 90 degrees; the tool's position (m), cosine and sine of twice its heading. In `pairs`, D,
+    D + 1 and D + 2 are the tool's position.
+
+    links (J, 4): shift (m) and quarter turns about x that lead to each joint, which turns about z; the joint angles (rad) are
+    the observation's first J values. tool (2,): its distance along the last joint's axis (m) and its turn about it (rad).
+    Both are empty where there is no arm.
+    """
+
+    pairs: Tensor
+    near: Tensor
+    angles: Tensor
+    symmetry: Tensor
+    tangents: Tensor
+    links: Tensor
+    tool: Tensor
+
+    def __init__(self, **fields: Any):
+        """One value for each of `FIELDS`."""
+        super().__init__()
+        for name, (kind, shape) in FIELDS.items():
+            self.register_buffer(name, torch.as_tensor(fields[name], dtype=kind).reshape(shape).clone())
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return len(self.pairs) + 2 * len(self.angles) + 2 * len(self.tangents) + (5 if len(self.links) else 0)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        parts = []
+        if len(self.links):
+            position, heading = tool_pose(obs[..., : len(self.links)], self.links, self.tool)
+            parts = [position, heading]
+            obs = torch.cat([obs, position], -1)
+        apart = obs[..., self.pairs[:, 0]] - obs[..., self.pairs[:, 1]]
+        turned = self.symmetry * obs[..., self.angles]
+        twice = 2 * torch.atan(obs[..., self.tangents])
+        parts = [torch.asinh(apart / self.near), turned.cos(), turned.sin(), twice.cos(), twice.sin(), *parts]
+        return torch.cat(parts, -1)
+
+
+def tool_pose(joints: Tensor, links: Tensor, tool: Tensor) -> tuple[Tensor, Tensor]:
+    """Position (..., 3) m in the arm's base, and (cos, sin) of twice the heading (..., 2), for joint angles (..., J) rad.
+
+    The heading is the direction of the tool's x axis seen from above; twice it, since a gripper looks the same after half a
+    turn. Both components shrink as the axis rises. Computed in double precision, returned in that of `joints`.
+    """
+    kind, joints = joints.dtype, joints.double()
+    position = joints.new_zeros(*joints.shape[:-1], 3)
+    axes = torch.eye(3, dtype=joints.dtype, device=joints.device).expand(*joints.shape[:-1], 3, 3)  # columns x, y, z
+    for (*shift, quarter), angle in zip(links.tolist(), joints.unbind(-1), strict=True):
+        position = position + axes @ joints.new_tensor(shift)
+        x, y, z = axes.unbind(-1)
+        if quarter:
+            y, z = quarter * z, -quarter * y
+        axes = torch.stack([*_turned(x, y, angle), z], -1)
+    x, y, z = axes.unbind(-1)
+    reach, turn = tool
+    heading, _ = _turned(x, y, turn.expand(joints.shape[:-1]))
+    east, north = heading[..., 0], heading[..., 1]
+    twice = torch.stack([east.square() - north.square(), 2 * east * north], -1)
+    return (position + reach * z).to(kind), twice.to(kind)
+
+
+def _turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """The axes x and y (..., 3) after a turn about their z by angle (...)."""
+    c, s = angle.cos()[..., None], angle.sin()[..., None]
+    return c * x + s * y, c * y - s * x
