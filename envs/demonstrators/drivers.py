@@ -86,15 +86,11 @@ def _along_paths(env: Any, wanted: list[str], rngs: Rngs) -> Step:
 
 def _stacking(env: Any, wanted: list[str], rngs: Rngs) -> Step:
     """Stacking: an expert's tool poses, as joints. Who gives up a box, or is ready, has ended."""
-    from envs._joint_control import joint_targets
-    from envs.stacking import START_QPOS
-
     a, n = env.sims.robot_qpos, env.num_envs
     views = [stacking.View() for _ in range(n)]
     commands = [stacking.expert(mode, view, rng) for mode, view, rng in zip(wanted, views, rngs, strict=True)]
-    rest = START_QPOS[:7].copy()
-    poses, setpoints = np.tile(stacking.START, (n, 1)), env.setpoint.copy()
-    rows = [np.tile(rest, (n, 1)) for _ in range(3)]  # planned joints: of two rows ago, of the last one, of this one
+    arms, setpoints = stacking.Arms(env), env.setpoint.copy()
+    poses, astray = np.tile(stacking.START, (n, 1)), np.zeros((n, 4))
 
     def step(k: int) -> None:
         for i in np.flatnonzero(env.active):
@@ -105,10 +101,8 @@ def _stacking(env: Any, wanted: list[str], rngs: Rngs) -> Step:
             if command is None:
                 env.active[i] = False
             else:
-                poses[i], setpoints[i, 7] = command
-        rows[:] = [rows[1], rows[2], rows[2].copy()]
-        joint_targets(rows[2], poses, rest)
-        setpoints[:, :7] = stacking.lead(env, *rows)
+                poses[i], astray[i], setpoints[i, 7] = command
+        setpoints[:, :7] = arms.setpoints(poses, astray)
         env.step_absolute(setpoints)
 
     return step

@@ -115,9 +115,8 @@ def generate(
 
 def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None], None], states: bool = False) -> None:
     """One attempt for each (order, random stream), at most `BATCH` at a time; done(index, episode or None if it failed)."""
-    from envs._joint_control import joint_targets
     from envs.contexts import sample
-    from envs.stacking import START_QPOS, StackingBatch
+    from envs.stacking import StackingBatch
 
     class Recorder(StackingBatch):
         """Goes on after success, as the humans did; an expert ends its own run."""
@@ -130,10 +129,8 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
     queue: Iterator[int] = iter(range(len(jobs)))
     runs: list[_Run | None] = [None] * n
     poses, astray = np.tile(START, (n, 1)), np.zeros((n, 4))
-    joints = np.tile(START_QPOS[:7], (n, 1))  # planned; older and old: those of the two rows before
-    old, older = joints.copy(), joints.copy()
     setpoints = np.zeros((n, 8))
-    rest, a = START_QPOS[:7].copy(), env.sims.robot_qpos
+    arms, a = Arms(env), env.sims.robot_qpos
 
     def begin(i: int) -> None:
         job = next(queue, None)
@@ -143,7 +140,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
             rng = np.random.default_rng(stream)
             env.reset([sample("stacking", rng)], ids=[i])
             runs[i] = _Run(job, order, env.context[i].copy(), rng)
-            joints[i], old[i], older[i], poses[i] = rest, rest, rest, START
+            arms.begin(i)
         else:
             env.active[i] = False
 
@@ -165,11 +162,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
                     continue
                 command = next(current.commands)
             poses[i], astray[i], setpoints[i, 7] = command
-        older, old, joints = old, joints, joints.copy()
-        joint_targets(joints, poses, rest)
-        strayed = joints.copy()
-        joint_targets(strayed, poses + astray, rest)
-        setpoints[:, :7] = strayed + lead(env, older, old, joints)
+        setpoints[:, :7] = arms.setpoints(poses, astray)
         for current, data in zip(runs, env.sims.data, strict=True):
             if states and current is not None:
                 current.states.append(data.qpos.copy())
@@ -179,6 +172,33 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
             if current is not None:
                 current.rows.append(np.concatenate([setpoints[i, :7], [widths[i]], obs[i, 8:]]))
     env.close()
+
+
+class Arms:
+    """What makes the arms of a batch follow planned tool poses: joint set-points, row after row."""
+
+    def __init__(self, env):
+        from envs.stacking import START_QPOS
+
+        self.env, self.rest = env, START_QPOS[:7].copy()
+        self.rows = [np.tile(self.rest, (env.num_envs, 1)) for _ in range(3)]  # planned joints, the newest last
+
+    def begin(self, i: int) -> None:
+        """Arm i is at rest where a reset puts it."""
+        for row in self.rows:
+            row[i] = self.rest
+
+    def setpoints(self, poses: np.ndarray, astray: np.ndarray) -> np.ndarray:
+        """Joints (n, 7) to command for planned poses (n, 4) of the tools, and how far they are astray of these (n, 4)."""
+        from envs._joint_control import joint_targets
+
+        _, older, old = self.rows
+        new = old.copy()
+        joint_targets(new, poses, self.rest)
+        self.rows = [older, old, new]
+        strayed = new.copy()
+        joint_targets(strayed, poses + astray, self.rest)
+        return strayed + lead(self.env, older, old, new)
 
 
 def lead(env, older: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
