@@ -47,8 +47,8 @@ TWIST = np.array([0, -1, 1, 1, -1, 1, 1], float)
 TCP_OFFSET = 0.212  # m along the last joint's axis: flange 0.107 + grasp point 0.105
 HAND_TURN = -math.pi / 4  # about the last joint's axis
 LINKS = tuple(
-    (*map(float, shift), float(twist)) for shift, twist in zip(SHIFT, TWIST, strict=True)
-)  # for `envs.base.Geometry`
+    map(tuple, np.column_stack([SHIFT, TWIST]).tolist())
+)  # the chain and its end as `envs.base.Geometry` has them
 TOOL = (TCP_OFFSET, HAND_TURN)
 
 

@@ -86,23 +86,19 @@ def _along_paths(env: Any, wanted: list[str], rngs: Rngs) -> Step:
 
 def _stacking(env: Any, wanted: list[str], rngs: Rngs) -> Step:
     """Stacking: an expert's tool poses, as joints. Who gives up a box, or is ready, has ended."""
-    a, n = env.sims.robot_qpos, env.num_envs
-    views = [stacking.View() for _ in range(n)]
+    views = [stacking.View() for _ in wanted]
     commands = [stacking.expert(mode, view, rng) for mode, view, rng in zip(wanted, views, rngs, strict=True)]
-    arms, setpoints = stacking.Arms(env), env.setpoint.copy()
-    poses, astray = np.tile(stacking.START, (n, 1)), np.zeros((n, 4))
+    arms, setpoints = stacking.Arms(env, stacking.START), env.setpoint.copy()
 
     def step(k: int) -> None:
         for i in np.flatnonzero(env.active):
-            qpos, view = env.sims.data[i].qpos, views[i]
-            view.boxes, view.tool = env.object_pose[i].copy(), env.tcp_pos[i].copy()
-            view.width = float(qpos[a + 7] + qpos[a + 8])
+            views[i].look(arms, int(i))
             command = next(commands[i], None)
             if command is None:
                 env.active[i] = False
             else:
-                poses[i], astray[i], setpoints[i, 7] = command
-        setpoints[:, :7] = arms.setpoints(poses, astray)
+                arms.poses[i], arms.astray[i], setpoints[i, 7] = command
+        setpoints[:, :7] = arms.setpoints()
         env.step_absolute(setpoints)
 
     return step

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from envs.datasets import Episode
+from envs.demonstrators._stacking_arm import Arms
 
 GENERATOR_VERSION = "2"
 EPISODES = 1095  # [D3IL] 1000 for training and 95 for validation
@@ -40,8 +41,6 @@ OPEN, CLOSED = 0.08, 0.0  # m, commanded width
 TABLE = -0.019  # m, height of the table
 HALF = 0.03  # m, half the height of a box and half the width that is gripped
 LONG = 0.05  # m, half the length of the blue box
-ROW = 0.03  # s
-MAX_LEAD = 0.09  # s; the wrist follows later than that, but does not swing
 MAX_TURN = 0.09  # rad a row
 WANDER = (0.001, 0.006)  # m a row, from run to run; how far a hand strays while it travels
 TURNING = 8.0  # rad/m, of a straying hand
@@ -60,6 +59,11 @@ class View:
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((3, 7)))
     tool: np.ndarray = field(default_factory=lambda: START[:3].copy())
     width: float = 0.0
+
+    def look(self, arms: Arms, i: int) -> None:
+        """At simulation i as it is."""
+        self.boxes, self.tool = arms.env.object_pose[i].copy(), arms.env.tcp_pos[i].copy()
+        self.width = arms.width(i)
 
     def yaw(self, box: int) -> float:
         """Turn of a lying box about z (rad)."""
@@ -128,9 +132,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
     env = Recorder(n, num_threads=THREADS, max_steps=MAX_ROWS + 1)
     queue: Iterator[int] = iter(range(len(jobs)))
     runs: list[_Run | None] = [None] * n
-    poses, astray = np.tile(START, (n, 1)), np.zeros((n, 4))
-    setpoints = np.zeros((n, 8))
-    arms, a = Arms(env), env.sims.robot_qpos
+    arms, setpoints = Arms(env, START), np.zeros((n, 8))
 
     def begin(i: int) -> None:
         job = next(queue, None)
@@ -150,9 +152,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
         for i, current in enumerate(runs):
             if current is None:
                 continue
-            qpos = env.sims.data[i].qpos
-            current.view.boxes, current.view.tool = env.object_pose[i].copy(), env.tcp_pos[i].copy()
-            current.view.width = float(qpos[a + 7] + qpos[a + 8])
+            current.view.look(arms, i)
             command = next(current.commands, None)
             if command is None or len(current.rows) > MAX_ROWS:
                 done(current.job, current.episode(env.mode_name(env.mode[i]), bool(env.success[i])))
@@ -161,64 +161,17 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
                 if current is None:
                     continue
                 command = next(current.commands)
-            poses[i], astray[i], setpoints[i, 7] = command
-        setpoints[:, :7] = arms.setpoints(poses, astray)
+            arms.poses[i], arms.astray[i], setpoints[i, 7] = command
+        setpoints[:, :7] = arms.setpoints()
         for current, data in zip(runs, env.sims.data, strict=True):
             if states and current is not None:
                 current.states.append(data.qpos.copy())
-        widths = [float(d.qpos[a + 7] + d.qpos[a + 8]) for d in env.sims.data]
+        widths = [arms.width(i) for i in range(n)]
         obs = env.step_absolute(setpoints)[0]
         for i, current in enumerate(runs):
             if current is not None:
                 current.rows.append(np.concatenate([setpoints[i, :7], [widths[i]], obs[i, 8:]]))
     env.close()
-
-
-class Arms:
-    """What makes the arms of a batch follow planned tool poses: joint set-points, row after row."""
-
-    def __init__(self, env):
-        from envs.stacking import START_QPOS
-
-        self.env, self.rest = env, START_QPOS[:7].copy()
-        self.rows = [np.tile(self.rest, (env.num_envs, 1)) for _ in range(3)]  # planned joints, the newest last
-
-    def begin(self, i: int) -> None:
-        """Arm i is at rest where a reset puts it."""
-        for row in self.rows:
-            row[i] = self.rest
-
-    def setpoints(self, poses: np.ndarray, astray: np.ndarray) -> np.ndarray:
-        """Joints (n, 7) to command for planned poses (n, 4) of the tools, and how far they are astray of these (n, 4)."""
-        from envs._joint_control import joint_targets
-
-        _, older, old = self.rows
-        new = old.copy()
-        joint_targets(new, poses, self.rest)
-        self.rows = [older, old, new]
-        strayed = new.copy()
-        joint_targets(strayed, poses + astray, self.rest)
-        return strayed + lead(self.env, older, old, new)
-
-
-def lead(env, older: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """How far ahead (n, 7) of the planned joints of three rows (n, 7 each) the weakly damped arm's set-points have to be.
-
-    The controller's torque is P (set-point - q) - D qd; what the planned motion needs is M qdd. Without this the arm swings
-    at about 1 Hz for a second after each motion, and a box is put down beside its place.
-    """
-    import mujoco
-
-    from envs._control import D_GAIN, P_GAIN
-
-    velocity, acceleration = (new - older) / (2 * ROW), (new - 2 * old + older) / ROW**2
-    model, v = env.sims.model, env.sims.robot_qvel
-    mass = np.zeros((model.nv, model.nv))
-    torque = P_GAIN * np.minimum(D_GAIN / P_GAIN, MAX_LEAD) * velocity
-    for i in np.flatnonzero(env.active):
-        mujoco.mj_fullM(model, env.sims.data[i], mass)
-        torque[i, :4] += mass[v : v + 4, v : v + 7] @ acceleration[i]
-    return torque / P_GAIN
 
 
 class _Run:
