@@ -22,12 +22,13 @@ FIELDS = {  # dtype and shape
 
 
 class Relations(nn.Module):
-    """Observations (..., D) -> (..., W), unscaled: K + 2 L + 2 M values, and five of the tool's where there is an arm.
+    """Observations (..., D) -> (..., W), unscaled: K + 2 L + 2 M values, and 5 + 4 M of the tool's where there is an arm.
 
     In this order: asinh of the differences of `pairs` in units of `near` (linear for what is near and logarithmic for what is
     far); cosines, then sines, of `symmetry` x `angles`; cosines, then sines, of twice the angles whose `tangents` are
-    observed, which do not jump at 90 degrees; the tool's position (m), cosine and sine of twice its heading. In `pairs`, D,
-    D + 1 and D + 2 are the tool's position.
+    observed, which do not jump at 90 degrees; the tool's position (m), cosine and sine of twice its heading; of the angles
+    between these and the tool cosines, then sines, of twice and of four times (a gripper may take a cube either way). In
+    `pairs`, D, D + 1 and D + 2 are the tool's position.
 
     links (J, 4): shift (m) and quarter turns about x that lead to each joint, which turns about z; the joint angles (rad) are
     the observation's first J values. tool (2,): its distance along the last joint's axis (m) and its turn about it (rad).
@@ -51,19 +52,22 @@ class Relations(nn.Module):
     @property
     def width(self) -> int:
         """W."""
-        return len(self.pairs) + 2 * len(self.angles) + 2 * len(self.tangents) + (5 if len(self.links) else 0)
+        alone = len(self.pairs) + 2 * len(self.angles) + 2 * len(self.tangents)
+        return alone + (5 + 4 * len(self.tangents) if len(self.links) else 0)
 
     def forward(self, obs: Tensor) -> Tensor:
+        twice = 2 * torch.atan(obs[..., self.tangents])
+        cos, sin = twice.cos(), twice.sin()
         parts = []
         if len(self.links):
             position, heading = tool_pose(obs[..., : len(self.links)], self.links, self.tool)
-            parts = [position, heading]
             obs = torch.cat([obs, position], -1)
+            x, y = heading[..., :1], heading[..., 1:]
+            along, across = cos * x + sin * y, sin * x - cos * y
+            parts = [position, heading, along, across, along.square() - across.square(), 2 * along * across]
         apart = obs[..., self.pairs[:, 0]] - obs[..., self.pairs[:, 1]]
         turned = self.symmetry * obs[..., self.angles]
-        twice = 2 * torch.atan(obs[..., self.tangents])
-        parts = [torch.asinh(apart / self.near), turned.cos(), turned.sin(), twice.cos(), twice.sin(), *parts]
-        return torch.cat(parts, -1)
+        return torch.cat([torch.asinh(apart / self.near), turned.cos(), turned.sin(), cos, sin, *parts], -1)
 
 
 def tool_pose(joints: Tensor, links: Tensor, tool: Tensor) -> tuple[Tensor, Tensor]:

@@ -247,12 +247,16 @@ def test_geometry_is_the_tool_and_where_the_boxes_lie_from_it(name):
     obs = np.concatenate([joints, joints[:, :1], np.concatenate([boxes, tangents], 2).reshape(-1, 12)], 1)
     relations = Relations(**StackingBatch.geometry._asdict())
     seen = relations(torch.from_numpy(obs)).numpy()
-    assert seen.shape == (len(obs), relations.width) == (len(obs), 20)
+    assert seen.shape == (len(obs), relations.width) == (len(obs), 32)
     away = (rec["tcp_pos"][:, None] - boxes).reshape(-1, 9)
     assert np.abs(seen[0, 15:18] - rec["tcp_pos"][0]).max() < 1e-9  # at rest; moving, the recorded TCP is a step older
     np.testing.assert_allclose(np.sinh(seen[:, :9]) * 0.02, away, atol=5e-4)
     np.testing.assert_allclose(seen[:, 15:18], rec["tcp_pos"], atol=5e-4)
-    np.testing.assert_allclose(seen[:, 18:].T, _twice_heading(rec), atol=2e-3)
+    heading = np.array(_twice_heading(rec))
+    np.testing.assert_allclose(seen[:, 18:20].T, heading, atol=2e-3)
+    apart = 2 * np.arctan(tangents[:, :, 0]) - np.arctan2(*heading[::-1])[:, None]  # twice the boxes' from the tool
+    expected = np.concatenate([np.cos(apart), np.sin(apart), np.cos(2 * apart), np.sin(2 * apart)], 1)
+    np.testing.assert_allclose(seen[:, 20:], expected, atol=0.02)  # shorter where the tool tilts
 
 
 def _twice_heading(rec):

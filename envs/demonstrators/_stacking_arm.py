@@ -13,14 +13,14 @@ MAX_LEAD = 0.09  # s; the wrist follows later than that, but does not swing
 class Arms:
     """The arms of a batch, moved row after row.
 
-    poses (n, 4): where each tool is planned to be, xyz (m) and yaw (rad); astray (n, 4): how far from there it is to go.
+    poses (n, 4): where each tool is to be, xyz (m) and yaw (rad).
     """
 
     def __init__(self, env: Any, start: np.ndarray):
         from envs.stacking import START_QPOS
 
         self.env, self.rest = env, START_QPOS[:7].copy()
-        self.poses, self.astray = np.tile(start, (env.num_envs, 1)), np.zeros((env.num_envs, 4))
+        self.poses = np.tile(start, (env.num_envs, 1))
         self.rows = [np.tile(self.rest, (env.num_envs, 1)) for _ in range(3)]  # planned joints, the newest last
 
     def begin(self, i: int) -> None:
@@ -36,9 +36,7 @@ class Arms:
         new = old.copy()
         joint_targets(new, self.poses, self.rest)
         self.rows = [older, old, new]
-        strayed = new.copy()
-        joint_targets(strayed, self.poses + self.astray, self.rest)
-        return strayed + lead(self.env, older, old, new)
+        return new + lead(self.env, older, old, new)
 
     def width(self, i: int) -> float:
         """Measured width of gripper i, m."""

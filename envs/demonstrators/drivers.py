@@ -97,7 +97,7 @@ def _stacking(env: Any, wanted: list[str], rngs: Rngs) -> Step:
             if command is None:
                 env.active[i] = False
             else:
-                arms.poses[i], arms.astray[i], setpoints[i, 7] = command
+                arms.poses[i], setpoints[i, 7] = command
         setpoints[:, :7] = arms.setpoints()
         env.step_absolute(setpoints)
 

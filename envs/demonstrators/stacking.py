@@ -1,15 +1,17 @@
 """Scripted demonstrations of Stacking: pick and place of the three boxes in every order, executed in the simulation.
 
 They stand in for the 1095 human demonstrations (recorded with a gamepad, at most 965 rows, orders in the shares of
-`SHARES`). One run: wait, then for each box of the order: approach with an error, look, correct, descend, close, lift,
-carry in an arc, correct over the target, lower, open, rise. What varies from run to run and from box to box: tempo,
-waits, heights, where and how high a box is gripped, which of a cube's two axes, the arc, how much is corrected at once,
-how far a box is turned before it is put down and where in the zone. A box that was missed is gripped again. The hand
-strays all the time, up to centimetres on its way, less where a box is gripped or put down, and comes back: that is where a
-policy can learn how to come back (docs/training.md).
+`SHARES`). One run, for each box of the order: above the box, down while the fingers are right over it, close, lift, above
+the target or the stack, lower, open, rise. What varies from run to run and from box to box: speed, how hard it brakes,
+heights, how exactly it is above something before it goes down, where and how high a box is gripped, where in the zone and
+how turned it is put down. A box that was missed is gripped again. The hand strays all the time, less where a box is gripped
+or put down.
 
 The expert moves the tool in space, as the humans did; own inverse kinematics (`envs._joint_control.joint_targets`) turn
-that into the joint set-points that the task takes. It looks at the boxes like a human: between motions, not during them.
+that into the joint set-points that the task takes. It looks at the boxes all the time, and what it does next follows from
+what it sees (`_Hand.reach`), as with a person who steers by eye: straying is corrected at once, fingers close when and
+because they are in place. A plan that is executed by the clock looks alike and cannot be learned: its rows say nothing of
+the boxes that the rows before do not say (docs/training.md).
 
 A run counts when all three boxes are stacked in the wanted order at its end, released, in at most `MAX_ROWS` rows;
 otherwise the episode is drawn again, from its next random stream. Each has its own context, drawn from the original's
@@ -27,7 +29,7 @@ import numpy as np
 from envs.datasets import Episode
 from envs.demonstrators._stacking_arm import Arms
 
-GENERATOR_VERSION = "2"
+GENERATOR_VERSION = "3"
 EPISODES = 1095  # [D3IL] 1000 for training and 95 for validation
 # [D3IL] mode_prob.pkl: shares of the orders among the human demonstrations
 SHARES = {"rgb": 0.152, "rbg": 0.127, "grb": 0.106, "gbr": 0.287, "brg": 0.235, "bgr": 0.093}
@@ -41,15 +43,22 @@ OPEN, CLOSED = 0.08, 0.0  # m, commanded width
 TABLE = -0.019  # m, height of the table
 HALF = 0.03  # m, half the height of a box and half the width that is gripped
 LONG = 0.05  # m, half the length of the blue box
-MAX_TURN = 0.09  # rad a row
-WANDER = (0.001, 0.006)  # m a row, from run to run; how far a hand strays while it travels
+MAX_TURN = 0.06  # rad a row
+WANDER = (0.0004, 0.0016)  # m a row, from run to run; how fast a hand strays while it travels
+SPEED = (0.009, 0.013)  # m a row, from run to run
+GAIN = (0.1, 0.14)  # likewise, of the remaining way
+FUNNEL = 0.015  # m; over this it goes down
+TURNED = 0.03  # m a rad: how far beside a wrong heading counts
+FINE_WITHIN = 0.04  # m
 TURNING = 8.0  # rad/m, of a straying hand
 FINE = 0.3  # of it where a box is gripped or put down
+ASTRAY, ASTRAY_WITHIN = 0.02, 0.1  # in this share of rows an empty hand within so many m of a box begins to go astray
+ASTRAY_ROWS = (7, 13)
+ASTRAY_SPEED = np.array([0.004, 0.004, 0.003, 0.04])  # m and rad a row, at most
 MEMORY = 0.85  # of a stray velocity, a row, twice: it comes and goes in a third of a second
 FINGER_REACH = 0.062  # m from the tool's axis to the outside of an open finger
 
-# tool pose (4,): xyz (m), yaw (rad); how far the hand is astray of it, likewise; commanded gripper width (m)
-Command = tuple[np.ndarray, np.ndarray, float]
+Command = tuple[np.ndarray, float]  # tool pose (4,): xyz (m), yaw (rad); commanded gripper width (m)
 
 
 @dataclass
@@ -161,7 +170,7 @@ def run(jobs: list[tuple[str, list[int]]], done: Callable[[int, Episode | None],
                 if current is None:
                     continue
                 command = next(current.commands)
-            arms.poses[i], arms.astray[i], setpoints[i, 7] = command
+            arms.poses[i], setpoints[i, 7] = command
         setpoints[:, :7] = arms.setpoints()
         for current, data in zip(runs, env.sims.data, strict=True):
             if states and current is not None:
@@ -203,70 +212,87 @@ class _Run:
 class _Hand:
     """Where the expert's commands stand, and its habits in this run.
 
-    The arm follows its joint set-points like a weakly damped spring (about 1.4 Hz), so all motions start and end at rest
-    and take their time; hasty ones would swing for half a second.
+    It goes by what it sees: its velocity follows from where the tool is and where the goal is (`_wanted`), never from a
+    clock, so that rows alone say what to do next. The arm follows its joint set-points like a weakly damped spring (about
+    1.4 Hz), so velocities change slowly.
     """
 
     rng: np.random.Generator
-    pose: np.ndarray  # (4,) commanded
-    goal: np.ndarray  # (4,) where the last motion leads
+    pose: np.ndarray  # (4,) planned
     width: float
-    tempo: float  # rows are divided by it
-    smooth: float  # share of the way to the planned pose that the command goes in a row
+    speed: float  # m a row, at most
+    gain: float  # share of the remaining way that it goes in a row
+    quick: float  # share of a wanted change of velocity that it makes in a row, twice
     height: float  # m, travelling height of the tool above the table
     wander: float  # m a row
+    tight: float  # m beside its goal before it goes down
     fine: bool = False  # a box is gripped or put down: less wander
-    stray: np.ndarray = field(default_factory=lambda: np.zeros((3, 4)))  # push, velocity (variance 1), how far (m, rad)
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))  # sought, and planned, per row
+    stray: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))  # push, and velocity, of variance 1
 
     def hold(self, low: int, high: int) -> Generator[Command]:
-        """Where it is, for low to high rows."""
-        yield from self._settle(int(self.rng.integers(low, high + 1)))
+        """Slows down where it is, for low to high rows."""
+        for _ in range(int(self.rng.integers(low, high + 1))):
+            yield self._row(np.zeros(4))
 
-    def move(self, goal: np.ndarray, rows: float, top: float | None = None, settle: int = 3) -> Generator[Command]:
-        """To the pose goal (4,) in about `rows`: straight, or over the height `top` (m) with a sideways bow."""
-        start, rng = self.pose.copy(), self.rng
-        way = goal - start
-        count = max(round(rows / self.tempo * rng.uniform(0.9, 1.15)), int(2 * abs(way[3]) / MAX_TURN), 6)
-        bow = rng.normal(0.0, 0.015) if top is not None else 0.0
-        side = bow * np.array([-way[1], way[0]]) / max(float(np.hypot(way[0], way[1])), 1e-6)
-        for k in range(1, count + 1):
-            t = k / count
-            planned = start + _ramp(t) * way
-            if top is not None:
-                across = _ramp((t - 0.12) / 0.8)
-                planned[[0, 1, 3]] = (start + across * way)[[0, 1, 3]]
-                planned[:2] += side * np.sin(np.pi * across)
-                planned[2] = start[2] + _ramp(t / 0.45) * (top - start[2]) + _ramp((t - 0.5) / 0.5) * (goal[2] - top)
-            yield self._follow(planned)
-        self.goal = goal
-        yield from self._settle(settle)
+    def reach(
+        self, goal: Callable[[], np.ndarray], hover: float, near: float, empty: bool = False, rows: int = 260
+    ) -> Generator[Command]:
+        """To the pose goal() (4,), looked at in each row: up, across, and down from `hover` (m) once it is right above.
 
-    def _settle(self, rows: int) -> Generator[Command]:
+        Ends when it is at rest within `near` (m; 20 rad/m for its heading) or after `rows`. An empty hand goes astray now and
+        then: down beside the box, too, from where it has to rise again.
+        """
+        away, drift = 0, np.zeros(4)
         for _ in range(rows):
-            yield self._follow(self.goal)
+            error = goal() - self.pose
+            if np.abs(error * (1, 1, 1, 0.05)).max() < near and np.abs(self.velocity[1, :3]).max() < near / 2:
+                return
+            self.fine = float(np.hypot(*error[:2])) < FINE_WITHIN
+            if empty and not away and np.hypot(*error[:2]) < ASTRAY_WITHIN and self.rng.random() < ASTRAY:
+                away, drift = int(self.rng.integers(*ASTRAY_ROWS)), self.rng.uniform(-1, 1, 4) * ASTRAY_SPEED
+            away = max(away - 1, 0)
+            yield self._row(drift if away else self._wanted(error, goal()[2], hover))
 
-    def _follow(self, planned: np.ndarray) -> Command:
-        """A row: part of the way to the planned pose. The hand strays, and comes back as fast as it follows the plan."""
-        push, velocity, astray = self.stray
+    def _wanted(self, error: np.ndarray, floor: float, hover: float) -> np.ndarray:
+        """The velocity (4,) a row for what is left to the goal, whose height is `floor` (m)."""
+        beside = float(np.hypot(*error[:2]))
+        lift = hover * _ramp((beside + TURNED * abs(error[3]) - self.tight) / FUNNEL)
+        cruise = max(TABLE + self.height - floor, hover)
+        lift += (cruise - hover) * _ramp((beside - 0.03) / 0.09)
+        up = error[2] + lift
+        free = 1 - _ramp((up - 0.015) / 0.05)  # nothing sideways as long as it is far too low
+        across = self.gain * error[:2] * free
+        fast = float(np.hypot(*across))
+        across *= min(self.speed / max(fast, 1e-9), 1.0)
+        turn = np.clip(self.gain * error[3] * free, -MAX_TURN, MAX_TURN)
+        return np.array([*across, np.clip(self.gain * up, -self.speed, self.speed), turn])
+
+    def _row(self, wanted: np.ndarray) -> Command:
+        """Velocities follow what is wanted; besides, the hand strays."""
+        sought, planned = self.velocity
+        sought += self.quick * (wanted - sought)
+        planned += self.quick * (sought - planned)
+        push, velocity = self.stray
         push[:] = MEMORY * push + np.sqrt(1 - MEMORY**2) * self.rng.standard_normal(4)
         velocity[:] = MEMORY * velocity + (1 - MEMORY**2) / np.sqrt(1 + MEMORY**2) * push  # of variance 1 again
-        scale = self.wander * (FINE if self.fine else 1.0) * np.array([1, 1, 1, TURNING])
-        astray[:] = (1 - self.smooth) * astray + scale * velocity
-        self.pose += self.smooth * (planned - self.pose)
-        return self.pose.copy(), astray.copy(), self.width
+        self.pose += planned + self.wander * (FINE if self.fine else 1.0) * np.array([1, 1, 1, TURNING]) * velocity
+        return self.pose.copy(), self.width
 
 
 def _ramp(t: float) -> float:
-    """0 to 1 while t goes from 0 to 1, with rest at both ends (cycloid)."""
+    """0 to 1 while t goes from 0 to 1, with rest at both ends."""
     t = min(max(t, 0.0), 1.0)
-    return float(t - np.sin(2 * np.pi * t) / (2 * np.pi))
+    return t * t * (3 - 2 * t)
 
 
 def expert(order: str, view: View, rng: np.random.Generator) -> Generator[Command]:
     """Commands for one run, one a row; `view` shows what is known before each. Ends early when a box cannot be gripped."""
-    tempo, smooth, height = rng.uniform(1.05, 1.45), rng.uniform(0.35, 0.6), rng.uniform(0.14, 0.2)
-    hand = _Hand(rng, START.copy(), START, OPEN, tempo, smooth, height, rng.uniform(*WANDER))
-    yield from hand.hold(2, 12)
+    hand = _Hand(
+        rng, START.copy(), OPEN, speed=rng.uniform(*SPEED), gain=rng.uniform(*GAIN), quick=rng.uniform(0.35, 0.5),
+        height=rng.uniform(0.14, 0.2), wander=rng.uniform(*WANDER), tight=rng.uniform(0.003, 0.006),
+    )  # fmt: skip
+    yield from hand.hold(1, 5)
     for level, letter in enumerate(order):
         box = "rgb".index(letter)
         for _ in range(3):
@@ -282,70 +308,46 @@ def expert(order: str, view: View, rng: np.random.Generator) -> Generator[Comman
 
 
 def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
-    """Over the box, look, correct, down, close, a little up."""
+    """Over the box, down where the fingers fit, close, a little up."""
     rng = hand.rng
-    axis = _grip_axis(hand, view, box)
-    along = rng.uniform(-0.018, 0.018) if box == 2 else rng.uniform(-0.006, 0.006)
-    deep = float(np.clip(rng.normal(0.002, 0.004), -0.006, 0.01))  # m, of the grip above the box's centre
+    along = rng.uniform(-0.012, 0.012) if box == 2 else rng.uniform(-0.004, 0.004)
+    deep = float(np.clip(rng.normal(0.002, 0.002), -0.003, 0.006))  # m, of the grip above the box's centre
 
     def grip() -> np.ndarray:
-        yaw = _nearest(view.yaw(box) + axis, hand.pose[3])
+        yaw = _nearest(view.yaw(box) + _grip_axis(hand, view, box), hand.pose[3])
         # The fingers close along the tool's y axis, so along its x axis a grip may be off the centre.
         x, y = view.boxes[box, :2] + along * np.array([np.cos(yaw), np.sin(yaw)])
         return np.array([x, y, view.boxes[box, 2] + deep, yaw])
 
-    goal = grip()
-    above = _off(goal, rng, 0.006, rng.uniform(0.05, 0.08), 0.05)
-    distance = float(np.linalg.norm(goal[:2] - hand.pose[:2]))
-    cruise = TABLE + hand.height
-    top = max(cruise, hand.pose[2] + 0.02) if distance > 0.05 and hand.pose[2] < cruise else None
-    yield from hand.move(above, 24 + 70 * distance + 8 * abs(goal[3] - hand.pose[3]), top)
-    yield from hand.hold(0, 4)
-    hand.fine = True
-    if rng.random() < 0.4:  # looks again before going down
-        yield from hand.move(_off(grip(), rng, 0.0015, rng.uniform(0.04, 0.055), 0.012), 16)
-        yield from hand.hold(0, 4)
-    yield from hand.move(grip(), rng.uniform(20, 27), settle=4)
-    yield from hand.hold(1, 4)
+    yield from hand.reach(grip, rng.uniform(0.05, 0.08), 0.0035, empty=True)
     hand.width = CLOSED
-    yield from hand.hold(7, 11)
-    hand.fine = False
-    yield from hand.move(_off(hand.pose, rng, 0, rng.uniform(0.015, 0.025), 0), 9, settle=1)
+    yield from hand.hold(6, 8)
+    start = hand.pose[2]
+    while hand.pose[2] < start + 0.015:
+        yield hand._row(np.array([0, 0, 0.004, 0]))
 
 
 def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> Generator[Command]:
-    """Over the target or the stack, look, correct, lower, open, up."""
+    """Over the target or the stack, lower, open, up."""
     rng = hand.rng
-    place = np.clip(rng.normal(0, 0.009, 2), -0.02, 0.02) if not below else rng.normal(0, 0.0025, 2)
-    yaw = hand.pose[3] * rng.choice([0.0, 0.0, 0.3, 1.0]) + rng.normal(0, 0.08)
+    place = np.clip(rng.normal(0, 0.007, 2), -0.015, 0.015) if not below else rng.normal(0, 0.0015, 2)
+    yaw = rng.normal(0, 0.08)
+    gap = rng.uniform(0.001, 0.003)
     floor = TABLE + 2 * HALF * level
 
-    def over(gap: float) -> np.ndarray:
+    def over() -> np.ndarray:
         """Tool pose that puts the box over its spot with `gap` (m) below it, from how it hangs in the gripper now."""
         offset = view.boxes[box, :3] - view.tool
         spot = (TARGET if not below else view.boxes[below[-1], :2]) + place
         return np.array([*(spot - offset[:2]), floor + HALF + gap - offset[2], yaw])
 
-    above = _off(over(rng.uniform(0.035, 0.055)), rng, 0.006, 0, 0)
-    distance = float(np.linalg.norm(above[:2] - hand.pose[:2]))
-    top = max(TABLE + hand.height, above[2] + rng.uniform(0.005, 0.03))
-    yield from hand.move(above, 26 + 70 * distance + 8 * abs(yaw - hand.pose[3]), top)
-    hand.fine = True
-    yield from hand.hold(3, 6)
-    if rng.random() < 0.4:  # looks again
-        yield from hand.move(over(rng.uniform(0.02, 0.03)), 16)
-        yield from hand.hold(2, 5)
-    yield from hand.move(over(rng.uniform(0.001, 0.004)), rng.uniform(20, 27), settle=4)
-    yield from hand.hold(3, 6)
+    yield from hand.reach(over, rng.uniform(0.035, 0.055), 0.003)
+    yield from hand.hold(2, 4)
     hand.width = OPEN
-    yield from hand.hold(7, 10)
-    yield from hand.move(_off(hand.pose, rng, 0, rng.uniform(0.03, 0.045), 0), 12, settle=1)
-    hand.fine = False
-
-
-def _off(pose: np.ndarray, rng: np.random.Generator, xy: float, up: float, yaw: float) -> np.ndarray:
-    """A pose (4,) beside another: by random errors of these deviations (m, rad) and `up` (m) higher."""
-    return pose + np.array([*rng.normal(0, xy, 2), up, rng.normal(0, yaw)])
+    yield from hand.hold(6, 8)
+    start = hand.pose[2]
+    while hand.pose[2] < start + 0.03:
+        yield hand._row(np.array([0, 0, 0.005, 0]))
 
 
 def _gripped(view: View, box: int) -> bool:
@@ -355,22 +357,20 @@ def _gripped(view: View, box: int) -> bool:
 
 
 def _grip_axis(hand: _Hand, view: View, box: int) -> float:
-    """Turn (rad) between box and tool for the grip: the blue box's short side; a cube's freer axis, mostly."""
+    """Turn (rad) between box and tool for the grip: the blue box's short side; the freer axis of a cube, or the nearer one."""
     if box == 2:
         return np.pi / 2
+    others = [view.boxes[o, :2] for o in range(3) if o != box]
+    axes = (0.0, np.pi / 2)
     room = []
-    for axis in (0.0, np.pi / 2):
+    for axis in axes:
         yaw = view.yaw(box) + axis
-        fingers = view.boxes[box, :2] + FINGER_REACH * np.array(
-            [[-np.sin(yaw), np.cos(yaw)], [np.sin(yaw), -np.cos(yaw)]]
-        )
-        others = [o for o in range(3) if o != box]
-        room.append(min(float(np.linalg.norm(f - view.boxes[o, :2])) for f in fingers for o in others))
-    if min(room) > 0.07:  # both are free: the smaller turn of the hand, or now and then the other
-        turns = [abs(_nearest(view.yaw(box) + axis, hand.pose[3]) - hand.pose[3]) for axis in (0.0, np.pi / 2)]
-        pick = int(np.argmin(turns))
-        return (0.0, np.pi / 2)[pick if hand.rng.random() < 0.85 else 1 - pick]
-    return (0.0, np.pi / 2)[int(np.argmax(room))]
+        reach = FINGER_REACH * np.array([-np.sin(yaw), np.cos(yaw)])
+        fingers = (view.boxes[box, :2] + reach, view.boxes[box, :2] - reach)
+        room.append(min(float(np.hypot(*(finger - other))) for finger in fingers for other in others))
+    if min(room) > 0.07:
+        return min(axes, key=lambda axis: abs(_nearest(view.yaw(box) + axis, hand.pose[3]) - hand.pose[3]))
+    return axes[int(np.argmax(room))]
 
 
 def _nearest(yaw: float, to: float) -> float:
