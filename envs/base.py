@@ -31,8 +31,9 @@ class Geometry(NamedTuple):
 
     pairs: of its values, (i, j), whose difference matters most where it is small, in units of `near`. angles: of its values,
     in rad, those of things that look the same after a `symmetry`-th of a turn. tangents: of its values, those of angles.
-    links, tool: the arm whose joint angles are its first values, see `methods.relations.Relations`; the tool's position is
-    then D, D + 1, D + 2 in `pairs`.
+    links, tool, offsets: the arm whose joint angles are its first values, see `methods.relations.Relations`; the tool's
+    position is then D, D + 1, D + 2 in `pairs`. pointing: whether the tool's axis, which may point anywhere, is seen.
+    landmarks: places (m) where the tool has something to do.
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -42,6 +43,9 @@ class Geometry(NamedTuple):
     tangents: tuple[int, ...] = ()
     links: tuple[tuple[float, ...], ...] = ()
     tool: tuple[float, ...] = ()
+    offsets: tuple[float, ...] = ()
+    pointing: bool = False
+    landmarks: tuple[tuple[float, float, float], ...] = ()
 
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]

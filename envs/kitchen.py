@@ -36,10 +36,10 @@ import numpy as np
 from numba import carray, njit
 
 from envs import _kitchen_scene
-from envs._control import _mj_step, _pointer
+from envs._control import LINKS, _mj_step, _pointer
 from envs._gym import SingleEnv, VectorEnv
 from envs._kitchen_tasks import ELEMENTS, LETTERS, TASKS, completed
-from envs.base import BatchEnv, StepResult, read_recording
+from envs.base import BatchEnv, Geometry, StepResult, read_recording
 from harness.errors import UserError
 
 SUBSTEPS = 40  # physics steps of 2 ms an action
@@ -60,6 +60,14 @@ HIGH = np.array([2.9, 1.8, 2.9, 0.0, 2.9, 3.8, 2.9, 0.04, 0.04])
 AMPLITUDE = np.array(
     [0.1] * 9 + [0.005] * 2 + [0.0005] * 6 + [0.005] * 3 + [0.1] * 3 + [0.005] * 3 + [0.1] * 3 + [0.005]
 )
+# The arm as observed: it stands 1.8 m high and is turned to the left; its angles count from elsewhere than D3IL's.
+ARM = ((0.0, 0.0, 1.8 + 0.333, 0.0), *LINKS[1:])
+ARM_OFFSETS = (np.pi / 2, 0.0, 0.0, 0.0, 0.0, np.pi / 2, np.pi / 4)  # rad
+FINGERTIPS = (0.245, 0.0)  # m from the last joint's frame to where closed fingers touch
+HANDLES = (  # m, the first six of `SITES` at the start; the kettle's place is observed
+    (-0.256, 0.6399, 2.2264), (-0.256, 0.6399, 2.3404), (-0.3685, 0.6157, 2.28), (-0.1085, 0.607, 2.6),
+    (-0.5262, 0.5825, 2.6), (-0.6419, 0.4926, 1.792),
+)  # fmt: skip
 DEFAULT_GOAL = ("microwave", "kettle", "bottom burner", "light switch")  # the original's default
 SITES = ("knob2_site", "knob4_site", "light_site", "slide_site", "hinge_site2", "microhandle_site", "kettle_site")
 
@@ -86,6 +94,10 @@ class KitchenBatch(BatchEnv):
     setpoint_dim = 9  # joints rad, fingers m
     goal_tokens = 2
     goal_mask = np.ones(30, bool)  # a goal shows everything
+    geometry = Geometry(
+        pairs=tuple((30 + k, 23 + k) for k in range(3)), near=0.05, links=ARM, tool=FINGERTIPS, offsets=ARM_OFFSETS,
+        pointing=True, landmarks=HANDLES,
+    )  # fmt: skip
     mode_dtype, first_mode = "<U7", ""
     recording_keys = ("qpos", "qvel", "obs")
     action_bound = 1.0

@@ -3,12 +3,15 @@
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 from envs import _kitchen_scene, datasets
 from envs._kitchen_tasks import ELEMENTS, LETTERS, TASKS, completed, mode_of
 from envs.demonstrators import kitchen as expert
-from envs.kitchen import HIGH, LOW, START, KitchenBatch, default_goal
+from envs.demonstrators._kitchen_arm import TIP
+from envs.kitchen import HANDLES, HIGH, LOW, SITES, START, KitchenBatch, default_goal
 from harness.errors import UserError
+from methods.relations import Relations
 
 
 def finished(*tasks):
@@ -97,6 +100,26 @@ def test_episode_has_279_actions():
     env = KitchenBatch(1, max_steps=2)
     env.reset()
     assert not env.step(np.zeros((1, 9)))[3][0] and env.step(np.zeros((1, 9)))[3][0]
+
+
+def test_geometry_is_where_the_fingertips_are_from_what_they_touch():
+    """The arm's chain against the simulation's, anywhere in the joints' range; the handles where the scene has them."""
+    env = KitchenBatch(1, noise=0.0)
+    env.reset(seeds=[0])
+    data, relations = env.sims.data[0], Relations(**env.geometry._asdict())
+    np.testing.assert_allclose([data.site(name).xpos for name in SITES[:6]], HANDLES, atol=1e-3)
+    low, high = env.sims.model.jnt_range[:7].T
+    for share in np.random.default_rng(0).random((20, 7)):
+        data.qpos[:7] = low + share * (high - low)
+        mujoco.mj_kinematics(env.sims.model, data)
+        seen = relations(torch.from_numpy(data.qpos[None].copy())).numpy()[0]
+        assert seen.shape == (relations.width,) == (29,)
+        axis = data.site("tcp").xmat.reshape(3, 3)[:, 2]
+        tips = data.site("tcp").xpos + TIP * axis
+        np.testing.assert_allclose(seen[3:6], tips, atol=1e-3)
+        np.testing.assert_allclose(seen[8:11], axis, atol=2e-3)
+        np.testing.assert_allclose(np.sinh(seen[:3]) * 0.05, tips - data.qpos[23:26], atol=1e-3)
+        np.testing.assert_allclose(np.sinh(seen[11:]).reshape(6, 3) * 0.05, tips - np.array(HANDLES), atol=2e-3)
 
 
 def test_bad_goals_and_contexts():

@@ -3,7 +3,8 @@
 A programme of motions an episode: to a task, into place, the motion that does it (as long as it takes), back out. What is
 slipped off is tried again, as a person would. Microwave: fingers hooked behind the handle. Kettle: pushed along the
 stove. Knobs: the fist pressed on and turned. Light: the switch pushed over. Sliding door: pushed by its handle. Hinged door:
-pulled by its handle, then pushed from behind. Speeds, heights, depths, how far something is opened and the noise differ.
+pulled by its handle, then pushed from behind. Speeds, heights, depths, how far something is opened and the noise differ. The
+hand strays and comes back, so that the episodes show what to do beside a path as well (docs/training.md).
 
 An attempt that does not do its four tasks in their order within an episode's length is drawn again.
 """
@@ -24,7 +25,7 @@ from envs.demonstrators._experts import Job, Outcome, try_all
 if TYPE_CHECKING:
     from envs.demonstrators._kitchen_arm import Arm, Motion
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 OPEN, CLOSED = 0.04, 0.0  # m, each finger
 EPISODES = 566
 # What is done, a letter each (`envs._kitchen_tasks.LETTERS`). The sliding door is never opened after the hinged one, which
@@ -36,6 +37,12 @@ _ORDERS = (
 SEQUENCES = tuple(_ORDERS.split())
 BATCH = 32  # episodes run together
 MAX_ATTEMPTS = 60  # draws for one episode before giving up
+WANDER = (0.03, 0.15)  # how fast a hand strays, of the speed it wants to have, from run to run
+MEMORY = 0.6  # of a stray velocity, a step, twice: it comes and goes in a third of a second
+ASTRAY, ASTRAY_SPEED = (
+    0.02,
+    0.025,
+)  # share of the steps in the air in which a hand begins to go astray; m a step, each axis
 Motions = Generator["Motion", None, bool]
 
 
@@ -99,6 +106,9 @@ class Cook:
         self.arm, self.rng = arm, rng
         self.speed = rng.uniform(0.046, 0.06)  # m a step through the air
         self.push = rng.uniform(0.018, 0.026)  # m a step against something
+        self.wander = rng.uniform(*WANDER)  # of the speed
+        self.stray = np.zeros((2, 3))  # push, and velocity, of variance 1
+        self.away, self.drift = 0, np.zeros(3)  # steps for which the hand still goes astray, and how (m a step)
         self.motions = self.programme(tasks)
 
     @property
@@ -153,8 +163,21 @@ class Cook:
             if radius < clear and self.arm.hand[2] > 2.05:
                 step[:2] += self.arm.hand[:2] / radius * min(0.03, clear - radius)
             turn = yaw() if callable(yaw) else yaw
+            step = self.astray(step, speed)
             yield self.arm.motion(step, turn, tilt, roll() if callable(roll) else roll, grip, slack)
         return False
+
+    def astray(self, step: np.ndarray, speed: float) -> np.ndarray:
+        """A hand strays from where it wants to go, less where it is slow; in the air it goes astray now and then."""
+        push, velocity = self.stray
+        push[:] = MEMORY * push + np.sqrt(1 - MEMORY**2) * self.rng.standard_normal(3)
+        velocity[:] = MEMORY * velocity + (1 - MEMORY**2) / np.sqrt(1 + MEMORY**2) * push
+        if not self.away and speed >= self.speed and self.rng.random() < ASTRAY:
+            self.away, self.drift = int(self.rng.integers(2, 5)), self.rng.uniform(-ASTRAY_SPEED, ASTRAY_SPEED, 3)
+        if self.away:
+            self.away -= 1
+            return self.drift
+        return step + self.wander * speed * velocity
 
     def wait(self, rows: int, grip=CLOSED, yaw=0.0, tilt=0.0, roll=0.0):
         for _ in range(rows):
