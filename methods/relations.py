@@ -57,6 +57,11 @@ class Relations(nn.Module):
             value = fields[name] if name in fields else LATER[name]
             self.register_buffer(name, torch.as_tensor(value, dtype=kind).reshape(shape).clone())
 
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        for name in LATER:
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @property
     def width(self) -> int:
         """W."""
