@@ -35,6 +35,21 @@ Job = tuple[str, int, int]  # behaviour, its copy, attempt
 Outcome = tuple[Episode | None, str]  # the episode, None where it is not what was wanted; the behaviour shown or ""
 
 
+class Stray:
+    """How a hand strays: velocities (A,) of variance 1 that come and go, one a row. memory: share that is kept, twice."""
+
+    def __init__(self, width: int, memory: float):
+        self.memory = memory
+        self.push, self.velocity = np.zeros(width), np.zeros(width)
+
+    def step(self, rng: np.random.Generator) -> np.ndarray:
+        """The velocity of the next row."""
+        m = self.memory
+        self.push = m * self.push + np.sqrt(1 - m**2) * rng.standard_normal(len(self.push))
+        self.velocity = m * self.velocity + (1 - m**2) / np.sqrt(1 + m**2) * self.push  # of variance 1 again
+        return self.velocity
+
+
 def try_all(
     wanted: Sequence[str], run: Callable[[list[Job]], Sequence[Outcome]], what: str,
     progress: Callable[[int, int], None] | None = None, attempts: list[tuple[str, str]] | None = None,

@@ -20,7 +20,7 @@ import numpy as np
 
 from envs._kitchen_tasks import completed, mode_of
 from envs.datasets import Episode
-from envs.demonstrators._experts import Job, Outcome, try_all
+from envs.demonstrators._experts import Job, Outcome, Stray, try_all
 
 if TYPE_CHECKING:
     from envs.demonstrators._kitchen_arm import Arm, Motion
@@ -39,10 +39,8 @@ BATCH = 32  # episodes run together
 MAX_ATTEMPTS = 60  # draws for one episode before giving up
 WANDER = (0.03, 0.15)  # how fast a hand strays, of the speed it wants to have, from run to run
 MEMORY = 0.6  # of a stray velocity, a step, twice: it comes and goes in a third of a second
-ASTRAY, ASTRAY_SPEED = (
-    0.02,
-    0.025,
-)  # share of the steps in the air in which a hand begins to go astray; m a step, each axis
+ASTRAY = 0.02  # share of the steps in the air in which a hand begins to go astray
+ASTRAY_SPEED = 0.025  # m a step and axis, at most
 Motions = Generator["Motion", None, bool]
 
 
@@ -107,7 +105,7 @@ class Cook:
         self.speed = rng.uniform(0.046, 0.06)  # m a step through the air
         self.push = rng.uniform(0.018, 0.026)  # m a step against something
         self.wander = rng.uniform(*WANDER)  # of the speed
-        self.stray = np.zeros((2, 3))  # push, and velocity, of variance 1
+        self.stray = Stray(3, MEMORY)
         self.away, self.drift = 0, np.zeros(3)  # steps for which the hand still goes astray, and how (m a step)
         self.motions = self.programme(tasks)
 
@@ -169,9 +167,7 @@ class Cook:
 
     def astray(self, step: np.ndarray, speed: float) -> np.ndarray:
         """A hand strays from where it wants to go, less where it is slow; in the air it goes astray now and then."""
-        push, velocity = self.stray
-        push[:] = MEMORY * push + np.sqrt(1 - MEMORY**2) * self.rng.standard_normal(3)
-        velocity[:] = MEMORY * velocity + (1 - MEMORY**2) / np.sqrt(1 + MEMORY**2) * push
+        velocity = self.stray.step(self.rng)
         if not self.away and speed >= self.speed and self.rng.random() < ASTRAY:
             self.away, self.drift = int(self.rng.integers(2, 5)), self.rng.uniform(-ASTRAY_SPEED, ASTRAY_SPEED, 3)
         if self.away:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from envs.datasets import Episode
+from envs.demonstrators._experts import Stray
 from envs.demonstrators._stacking_arm import Arms
 
 GENERATOR_VERSION = "3"
@@ -42,7 +43,6 @@ START = np.array([0.52498, 0.0, 0.30151, 0.0])  # m, rad: the tool after a reset
 OPEN, CLOSED = 0.08, 0.0  # m, commanded width
 TABLE = -0.019  # m, height of the table
 HALF = 0.03  # m, half the height of a box and half the width that is gripped
-LONG = 0.05  # m, half the length of the blue box
 MAX_TURN = 0.06  # rad a row
 WANDER = (0.0004, 0.0016)  # m a row, from run to run; how fast a hand strays while it travels
 SPEED = (0.009, 0.013)  # m a row, from run to run
@@ -228,12 +228,18 @@ class _Hand:
     tight: float  # m beside its goal before it goes down
     fine: bool = False  # a box is gripped or put down: less wander
     velocity: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))  # sought, and planned, per row
-    stray: np.ndarray = field(default_factory=lambda: np.zeros((2, 4)))  # push, and velocity, of variance 1
+    stray: Stray = field(default_factory=lambda: Stray(4, MEMORY))
 
     def hold(self, low: int, high: int) -> Generator[Command]:
         """Slows down where it is, for low to high rows."""
         for _ in range(int(self.rng.integers(low, high + 1))):
             yield self._row(np.zeros(4))
+
+    def rise(self, height: float, pace: float) -> Generator[Command]:
+        """Straight up by height (m), at pace (m a row)."""
+        enough = self.pose[2] + height
+        while self.pose[2] < enough:
+            yield self._row(np.array([0, 0, pace, 0]))
 
     def reach(
         self, goal: Callable[[], np.ndarray], hover: float, near: float, empty: bool = False, rows: int = 260
@@ -245,14 +251,15 @@ class _Hand:
         """
         away, drift = 0, np.zeros(4)
         for _ in range(rows):
-            error = goal() - self.pose
+            target = goal()
+            error = target - self.pose
             if np.abs(error * (1, 1, 1, 0.05)).max() < near and np.abs(self.velocity[1, :3]).max() < near / 2:
                 return
             self.fine = float(np.hypot(*error[:2])) < FINE_WITHIN
             if empty and not away and np.hypot(*error[:2]) < ASTRAY_WITHIN and self.rng.random() < ASTRAY:
                 away, drift = int(self.rng.integers(*ASTRAY_ROWS)), self.rng.uniform(-1, 1, 4) * ASTRAY_SPEED
             away = max(away - 1, 0)
-            yield self._row(drift if away else self._wanted(error, goal()[2], hover))
+            yield self._row(drift if away else self._wanted(error, target[2], hover))
 
     def _wanted(self, error: np.ndarray, floor: float, hover: float) -> np.ndarray:
         """The velocity (4,) a row for what is left to the goal, whose height is `floor` (m)."""
@@ -273,10 +280,8 @@ class _Hand:
         sought, planned = self.velocity
         sought += self.quick * (wanted - sought)
         planned += self.quick * (sought - planned)
-        push, velocity = self.stray
-        push[:] = MEMORY * push + np.sqrt(1 - MEMORY**2) * self.rng.standard_normal(4)
-        velocity[:] = MEMORY * velocity + (1 - MEMORY**2) / np.sqrt(1 + MEMORY**2) * push  # of variance 1 again
-        self.pose += planned + self.wander * (FINE if self.fine else 1.0) * np.array([1, 1, 1, TURNING]) * velocity
+        strayed = self.stray.step(self.rng)
+        self.pose += planned + self.wander * (FINE if self.fine else 1.0) * np.array([1, 1, 1, TURNING]) * strayed
         return self.pose.copy(), self.width
 
 
@@ -322,9 +327,7 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
     yield from hand.reach(grip, rng.uniform(0.05, 0.08), 0.0035, empty=True)
     hand.width = CLOSED
     yield from hand.hold(6, 8)
-    start = hand.pose[2]
-    while hand.pose[2] < start + 0.015:
-        yield hand._row(np.array([0, 0, 0.004, 0]))
+    yield from hand.rise(0.015, 0.004)
 
 
 def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> Generator[Command]:
@@ -345,9 +348,7 @@ def _place(hand: _Hand, view: View, box: int, level: int, below: list[int]) -> G
     yield from hand.hold(2, 4)
     hand.width = OPEN
     yield from hand.hold(6, 8)
-    start = hand.pose[2]
-    while hand.pose[2] < start + 0.03:
-        yield hand._row(np.array([0, 0, 0.005, 0]))
+    yield from hand.rise(0.03, 0.005)
 
 
 def _gripped(view: View, box: int) -> bool:
