@@ -45,8 +45,9 @@ class TrainConfig:
 
     lr decays by a cosine from `lr` to `lr_final` over all iterations after `warmup` iterations of linear increase.
     history_cut = probability that a sample keeps only a random number of its newest states; obs_noise = standard deviation of
-    normal noise added to scaled observations (features of a frozen image encoder count as such; images get none). Both keep
-    a policy from copying its own past instead of looking where it is.
+    normal noise added to scaled observations (features of a frozen image encoder count as such; images get none);
+    history_noise = of further noise, on all states but the newest. All three keep a policy from copying its own past instead
+    of looking where it is.
     ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
     optimizer = "adamw", or "muon": Muon (orthogonalised momentum) for the matrices inside transformer blocks, AdamW for the
     rest.
@@ -72,6 +73,7 @@ class TrainConfig:
     validations: int
     beta_1: float = 0.9
     beta_2: float = 0.999
+    history_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -138,6 +140,12 @@ def augment(batch: Windows, config: TrainConfig, generator: torch.Generator) -> 
         if obs.dtype == torch.uint8:
             raise ValueError("images get no noise: set obs_noise = 0")
         obs = obs + config.obs_noise * torch.randn(obs.shape, generator=generator).to(device)
+    if config.history_noise:
+        if obs.dtype == torch.uint8:
+            raise ValueError("images get no noise: set history_noise = 0")
+        older = torch.arange(t, device=device) < last[:, None]  # (B, T)
+        noise = torch.randn(obs.shape, generator=generator).to(device)
+        obs = obs + config.history_noise * older[..., None] * noise
     return Windows(obs, last, batch.action, batch.goal)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness import train as training
-from harness.train import CHECKPOINT, TrainConfig, learning_rate, train
+from harness.train import CHECKPOINT, TrainConfig, augment, learning_rate, train
 from tests.method_cases import METHODS, build, train_config, windows
 
 
@@ -64,3 +64,24 @@ def test_precision_and_compile_are_resolved():
     assert training.resolve_precision("fp32", torch.device("cpu")) == "fp32"
     assert training.resolve_precision("auto", torch.device("cpu")) in ("bf16", "fp32")
     assert training.resolve_compile("off") is False
+
+
+def test_history_noise_blurs_every_state_but_the_newest():
+    data = windows(64).batch(torch.arange(64))
+    config = train_config("beso", obs_noise=0.0, history_noise=0.5)
+    noised = augment(data, config, torch.Generator().manual_seed(0))
+    newest = torch.arange(64)
+    assert torch.equal(noised.obs[newest, data.last], data.obs[newest, data.last])
+    older = torch.arange(data.obs.shape[1]) < data.last[:, None]
+    noise = (noised.obs - data.obs)[older]
+    assert noise.std().item() == pytest.approx(0.5, rel=0.1) and noise.mean().item() == pytest.approx(0.0, abs=0.1)
+    beyond = torch.arange(data.obs.shape[1]) > data.last[:, None]
+    assert torch.equal(noised.obs[beyond], data.obs[beyond])
+
+
+def test_without_history_noise_the_random_numbers_are_those_of_before():
+    data = windows(16).batch(torch.arange(16))
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    noised = augment(data, train_config("beso", obs_noise=0.1), generators[0])
+    drawn = data.obs + 0.1 * torch.randn(data.obs.shape, generator=generators[1])
+    assert torch.equal(noised.obs, drawn) and torch.equal(generators[0].get_state(), generators[1].get_state())
