@@ -34,6 +34,7 @@ from envs._gym import SingleEnv, VectorEnv
 from envs._labels import ORDERS, inside, order_byte, update_order
 from envs._objects import ObjectBatch, add_box, contacts_as_recorded
 from envs._panda import add_robot, new_scene
+from envs.base import Geometry
 from envs.pushing import plane_observation
 
 CUBE = 0.03  # m, half a side
@@ -64,6 +65,11 @@ class SortingBatch(ObjectBatch):
     drop_height = 0.05
     first_mode = 240
     obs_dim, act_dim = 16, 2
+    geometry = Geometry(
+        pairs=tuple((2 + k, 4 + 3 * cube + k) for cube in range(4) for k in range(2)),
+        near=0.02,
+        tangents=(6, 9, 12, 15),
+    )
     max_steps = 700
     start_qpos, start_qvel = START_QPOS, START_QVEL
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from envs import _labels, contexts, datasets
 from envs.aligning import AligningBatch
@@ -17,6 +18,7 @@ from envs.pushing import PushingBatch
 from envs.sorting import SortingBatch
 from harness.errors import UserError
 from harness.rollout import context_of
+from methods.relations import Relations
 
 TRACES = Path(__file__).parent / "data" / "traces"
 BATCHES = {"aligning": AligningBatch, "pushing": PushingBatch, "sorting": SortingBatch}
@@ -235,6 +237,20 @@ def test_batch_equals_singles(task):
     for k, rows in enumerate(together):
         np.testing.assert_array_equal(rows[1], alone[k][0])
     assert not np.array_equal(together[0][0], together[0][1])  # seeds give different contexts
+
+
+def test_geometry_of_sorting_is_where_the_cubes_are_from_the_rod():
+    env = SortingBatch(2)
+    obs = env.reset(seeds=[0, 1])
+    for _ in range(5):
+        obs, *_ = env.step(np.full((2, 2), 0.004))
+    poses = env.object_pose
+    seen = Relations(**SortingBatch.geometry._asdict())(torch.from_numpy(obs)).numpy()
+    away = obs[:, None, 2:4] - poses[..., :2]  # (2, cubes, xy); the observed TCP is a step older than env.tcp_pos
+    np.testing.assert_allclose(np.sinh(seen[:, :8]) * 0.02, away.reshape(2, 8), atol=1e-5)
+    w, x, y, z = np.moveaxis(poses[..., 3:], -1, 0)
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    np.testing.assert_allclose(seen[:, 8:], np.concatenate([np.cos(2 * yaw), np.sin(2 * yaw)], 1), atol=1e-3)
 
 
 def test_recording_of_another_task_is_refused():
