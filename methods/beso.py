@@ -10,7 +10,8 @@ Differences from the reference:
 3. Training: one sample is one demonstrated action with the history that the policy has when it acts (shorter than the window
    only at the start of an episode), noised `draws` times against one encoding of its states. The reference trains every
    position of full windows: four of five have a history cut in the middle of an episode, which acting never meets. The suite
-   can cut histories (`history_cut`) and blurs observations (`obs_noise`) instead; what each gained: docs/training.md.
+   can cut histories (`history_cut`) and blurs observations (`obs_noise`, `history_noise`) instead; what each gained:
+   docs/training.md.
 4. No dropout (the reference: 0.2 on attention, 0.1 elsewhere); optimiser and learning rate as docs/training.md says.
 5. Noise levels come from the closed form of the truncated log-logistic distribution, in float32.
 """
