@@ -68,8 +68,10 @@ def check(section: dict[str, Any], role: str, train_config: TrainConfig) -> None
         raise ValueError("a student's frozen encoder must be its teacher's: set encoder_start = teacher")
     if config.encoder_pretrain and role == "student" and config.encoder_start != "teacher":
         raise ValueError("encoder_pretrain is for methods without a teacher: set it to 0, or encoder_start = teacher")
-    if train_config.obs_noise and not config.encoder_frozen:
-        raise ValueError("images get no noise: set obs_noise = 0, or encoder_frozen = true for noise on features")
+    if (train_config.obs_noise or train_config.history_noise) and not config.encoder_frozen:
+        raise ValueError(
+            "images get no noise: set obs_noise = 0 and history_noise = 0, or encoder_frozen = true for noise on features"
+        )
 
 
 def check_file(path: Path) -> None:
@@ -175,7 +177,7 @@ def pretrain(
     share(short, start)
     changes: dict[str, Any] = {"steps": config.encoder_pretrain, "optimizer": "adamw", "lr": config.encoder_pretrain_lr}
     changes |= {"lr_final": config.encoder_pretrain_lr / 10, "warmup": min(20, config.encoder_pretrain)}
-    changes |= {"obs_noise": 0.0, "history_cut": 0.0, "validations": 1}
+    changes |= {"obs_noise": 0.0, "history_noise": 0.0, "history_cut": 0.0, "validations": 1}
     progress.phase("pre-train encoder", config.encoder_pretrain)
     data = one_state()
     result = train(

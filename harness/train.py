@@ -136,13 +136,11 @@ def augment(batch: Windows, config: TrainConfig, generator: torch.Generator) -> 
         index = torch.arange(t, device=device) + (last - kept)[:, None]  # (B, T): the newest states move to the front
         obs = obs.gather(1, index.clamp(max=t - 1)[..., None].expand_as(obs))
         last = kept
+    if obs.dtype == torch.uint8 and (config.obs_noise or config.history_noise):
+        raise ValueError("images get no noise: set obs_noise = 0 and history_noise = 0")
     if config.obs_noise:
-        if obs.dtype == torch.uint8:
-            raise ValueError("images get no noise: set obs_noise = 0")
         obs = obs + config.obs_noise * torch.randn(obs.shape, generator=generator).to(device)
     if config.history_noise:
-        if obs.dtype == torch.uint8:
-            raise ValueError("images get no noise: set history_noise = 0")
         older = torch.arange(t, device=device) < last[:, None]  # (B, T)
         noise = torch.randn(obs.shape, generator=generator).to(device)
         obs = obs + config.history_noise * older[..., None] * noise

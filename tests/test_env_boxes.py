@@ -248,8 +248,7 @@ def test_geometry_of_sorting_is_where_the_cubes_are_from_the_rod():
     seen = Relations(**SortingBatch.geometry._asdict())(torch.from_numpy(obs)).numpy()
     away = obs[:, None, 2:4] - poses[..., :2]  # (2, cubes, xy); the observed TCP is a step older than env.tcp_pos
     np.testing.assert_allclose(np.sinh(seen[:, :8]) * 0.02, away.reshape(2, 8), atol=1e-5)
-    w, x, y, z = np.moveaxis(poses[..., 3:], -1, 0)
-    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    yaw = _labels.yaw(poses[..., 3:])
     np.testing.assert_allclose(seen[:, 8:], np.concatenate([np.cos(2 * yaw), np.sin(2 * yaw)], 1), atol=1e-3)
 
 

@@ -188,6 +188,8 @@ def test_images_get_no_noise_but_their_histories_may_be_cut():
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(ValueError, match="obs_noise = 0"):
         augment(data, image_config("beso", obs_noise=0.1), generator)
+    with pytest.raises(ValueError, match="history_noise = 0"):
+        augment(data, image_config("beso", history_noise=0.1), generator)
     cut = augment(data, image_config("beso", history_cut=1.0), generator)
     assert cut.obs.dtype == torch.uint8 and (cut.last <= data.last).all()
     newest = torch.arange(8)
