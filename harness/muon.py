@@ -17,9 +17,12 @@ STEPS = 5
 
 
 def orthogonalised(m: Tensor) -> Tensor:
-    """Newton-Schulz iteration on a stack of matrices (n, r, c), r <= c, in bfloat16: singular values go towards 1."""
+    """Newton-Schulz iteration on a stack of matrices (n, r, c), r <= c: singular values go towards 1.
+
+    In bfloat16, as published, where the processor has its products; elsewhere they would be several times slower than float32's.
+    """
     a, b, c = COEFFICIENTS
-    x = m.bfloat16()
+    x = m.bfloat16() if m.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() else m.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = torch.bmm(x, x.mT)  # (n, r, r)
