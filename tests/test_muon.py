@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.muon import Muon
+from harness.muon import Muon, orthogonalised
 
 
 def run(optimizer_class, steps=5, **options):
@@ -18,10 +18,20 @@ def run(optimizer_class, steps=5, **options):
     return params
 
 
-def test_equals_pytorchs_muon():
+def test_equals_pytorchs_muon(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)  # PyTorch's is in bfloat16 everywhere
     ours, theirs = run(Muon), run(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=0)  # bfloat16 products in another order
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_orthogonalises_in_both_precisions(monkeypatch, has_bfloat16):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
+    steps = orthogonalised(torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0)))
+    assert steps.dtype == (torch.bfloat16 if has_bfloat16 else torch.float32)
+    values = torch.linalg.svdvals(steps.float())
+    assert 0.6 < values.min() and values.max() < 1.3  # the iteration's own bounds
 
 
 def test_vectors_are_refused():
