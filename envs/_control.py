@@ -87,6 +87,16 @@ def _pointer(typingctx, address):
     return types.CPointer(types.float64)(types.intp), codegen
 
 
+@intrinsic
+def _int_pointer(typingctx, address):
+    """An integer address as a pointer to C int."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.intc)(types.intp), codegen
+
+
 @njit(cache=True, error_model="numpy")
 def forward(q, rotation, jacobian, position):
     """TCP pose at joints q (7,): fills rotation (3, 3), jacobian (6, 7; world axes) and position (3,) in m."""
@@ -272,7 +282,7 @@ def finger_forces(qpos, qvel, ctrl, width, grasp):
 def cartesian_steps(models, table, ids, qadr, vadr, target, desired, desired_velocity, started, substeps):
     """Advances simulations ids by one control step of `substeps` physics steps, towards target (n, 7), held constant.
 
-    models (2,): addresses of the MjModel and of that for an open wrist; table (n, 7): `_sim.COLUMNS` of each simulation;
+    models (2,): addresses of the MjModel and of that for an open wrist; table: `_sim.COLUMNS` of each simulation;
     qadr, vadr: where the robot's nine joints begin. desired, desired_velocity (n, 7): the controller's state, updated;
     started (n,): False until the controller has run after a reset (it then starts from the measured joints).
     """

@@ -35,7 +35,7 @@ OPEN_ABOVE = 0.075  # m, commanded width (both fingers together) above which the
 def joint_steps(models, table, ids, qadr, vadr, target, substeps):
     """Advances simulations ids by `substeps` physics steps, towards target (n, 8): joints (rad), gripper width (m).
 
-    models (2,): addresses of the MjModel and of that for an open wrist; table (n, 7): `_sim.COLUMNS` of each simulation;
+    models (2,): addresses of the MjModel and of that for an open wrist; table: `_sim.COLUMNS` of each simulation;
     qadr, vadr: where the robot's nine joints begin.
     """
     for i in ids:

@@ -13,7 +13,19 @@ from envs._control import _pointer, stop_clock
 from harness.errors import UserError
 
 # What the address table holds of each simulation: its MjData and these arrays of it, in the order the kernels expect.
-COLUMNS = ("data", "qpos", "qvel", "qfrc_bias", "ctrl", "xpos", "site_xpos")
+COLUMNS = (
+    "data",
+    "qpos",
+    "qvel",
+    "qfrc_bias",
+    "ctrl",
+    "xpos",
+    "site_xpos",
+    "xmat",
+    "geom_xpos",
+    "geom_xmat",
+    "tree_asleep",
+)
 
 
 @njit(cache=True, error_model="numpy")
@@ -51,7 +63,7 @@ class Simulations:
         self._pool: ThreadPoolExecutor | None = None
         self.table = np.array(
             [[d._address] + [getattr(d, name).ctypes.data for name in COLUMNS[1:]] for d in self.data], np.int64
-        )  # (N, 7) addresses
+        )  # (N, 11) addresses
         joint = model.joint(robot_joint)  # the first of the robot's
         self.robot_qpos, self.robot_qvel = int(joint.qposadr[0]), int(joint.dofadr[0])
         self._tcp = 3 * model.site("tcp").id + np.arange(3)

@@ -28,6 +28,7 @@ Differences from the original
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -35,17 +36,20 @@ import mujoco
 import numpy as np
 from numba import carray, njit
 
-from envs import _kitchen_scene
-from envs._control import LINKS, _mj_step, _pointer
+from envs import _kitchen_clear, _kitchen_scene
+from envs._control import LINKS, _int_pointer, _mj_step, _pointer
 from envs._gym import SingleEnv, VectorEnv
+from envs._kitchen_clear import LEVERS, SAFETY, clearance
 from envs._kitchen_tasks import ELEMENTS, LETTERS, TASKS, completed
 from envs.base import BatchEnv, Geometry, StepResult, read_recording
 from harness.errors import UserError
 
-SUBSTEPS = 40  # physics steps of 2 ms an action
+SUBSTEPS = 40  # physics steps an action
+PHYSICS_STEP = 0.002  # s
 STEP = 0.08  # s an action
 SPEED = 2.0  # rad/s and m/s of an action of 1
 WRIST_OPEN = -0.7  # rad, of joint 6; beyond, `_kitchen_scene.WRIST` stay more than 5 mm apart (tested)
+FAR, LOOK = 0.25, 0.005  # m: farther clearances are not told apart; looking again pays after this much motion
 NOISE = 0.1  # share of the amplitudes below
 START = np.array([
     1.48388023e-01, -1.76848573e00, 1.84390296e00, -2.47685760e00, 2.60252026e-01, 7.12533105e-01, 1.59515394e00,
@@ -73,15 +77,38 @@ SITES = ("knob2_site", "knob4_site", "light_site", "slide_site", "hinge_site2", 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def position_steps(models, table, ids, setpoints, substeps):
-    """Advances simulations ids by `substeps` physics steps, with setpoints (n, 9) of the position actuators."""
+def position_steps(models, table, ids, setpoints, substeps, bounds, sizes):
+    """Advances simulations ids by `substeps` physics steps, with setpoints (n, 9) of the position actuators.
+
+    models (4,): addresses of the MjModel, of that for an open wrist, and of both in open space (`_kitchen_clear`); sizes:
+    numbers of bodies and geoms, the kettle's tree. The first step compares everything, so that what a caller did to a
+    simulation is known.
+    """
+    bodies, geoms, kettle = sizes
     for i in ids:
         ctrl = carray(_pointer(table[i, 4]), 9)  # type: ignore[call-arg]  # an intrinsic takes no context
         for j in range(9):
             ctrl[j] = setpoints[i, j]
-        qpos = carray(_pointer(table[i, 1]), 9)
-        for _ in range(substeps):
-            _mj_step(models[1] if qpos[5] > WRIST_OPEN else models[0], table[i, 0])
+        qpos, qvel = carray(_pointer(table[i, 1]), 9), carray(_pointer(table[i, 2]), 23)
+        xpos, xmat = carray(_pointer(table[i, 5]), (bodies, 3)), carray(_pointer(table[i, 7]), (bodies, 9))
+        geom_xpos, geom_xmat = carray(_pointer(table[i, 8]), (geoms, 3)), carray(_pointer(table[i, 9]), (geoms, 9))
+        asleep = carray(_int_pointer(table[i, 10]), kettle + 1)
+        is_clear, way = False, 0.0  # until something has moved so far
+        for step in range(substeps):
+            if asleep[kettle] < 0:
+                is_clear, way = False, 0.0
+            which = 1 if qpos[5] > WRIST_OPEN else 0
+            _mj_step(models[which + 2 if is_clear else which], table[i, 0])
+            moved = 0.0
+            for j in range(23):
+                moved += abs(qvel[j]) * LEVERS[j]
+            moved *= PHYSICS_STEP
+            way -= moved
+            if not way > 0.0 and asleep[kettle] >= 0 and step < substeps - 1:
+                # the poses are those before this step's motion
+                gap = clearance(bounds, xpos, xmat, geom_xpos, geom_xmat, FAR) - SAFETY - moved
+                is_clear = gap > LOOK
+                way = gap if is_clear else max(LOOK, LOOK - gap)
 
 
 class KitchenBatch(BatchEnv):
@@ -110,6 +137,9 @@ class KitchenBatch(BatchEnv):
     def __init__(self, num_envs: int = 1, num_threads: int = 1, max_steps: int | None = None, noise: float = NOISE):
         super().__init__(num_envs, num_threads, max_steps)
         n, model = self.num_envs, self.sims.model
+        self._bounds, opened = self._open_space()
+        self.sims.models = np.array([*self.sims.models, *(m._address for m in opened)])
+        self._sizes = (model.nbody, model.ngeom, int(model.body_treeid[model.body("kettle").id]))
         self.noise = float(noise)
         self.done = np.zeros((n, len(TASKS)), bool)  # tasks completed so far
         self.wanted = np.zeros((n, len(TASKS)), bool)  # tasks that the goal shows
@@ -121,6 +151,13 @@ class KitchenBatch(BatchEnv):
     def build_spec(cls, visual: bool = False) -> mujoco.MjSpec:
         """The kitchen; visual: as the package ships it, with all that is only drawn."""
         return _kitchen_scene.full_spec() if visual else _kitchen_scene.physical_spec(SITES)
+
+    @classmethod
+    @functools.cache
+    def _open_space(cls) -> tuple[_kitchen_clear.Bounds, tuple[mujoco.MjModel, mujoco.MjModel]]:
+        """What says whether the robot is in open space, and both models for it; one for all instances of the process."""
+        model = cls.model()
+        return _kitchen_clear.bounds(model), (_kitchen_clear.clear(model), _kitchen_clear.clear(cls.open_wrist()))
 
     @staticmethod
     def mode_name(mode_row: Any) -> str:
@@ -220,7 +257,7 @@ class KitchenBatch(BatchEnv):
         reward = np.zeros(self.num_envs, np.float32)
         if len(ids):
             self.setpoint[ids] = np.clip(target[ids], LOW, HIGH)
-            self.sims.run(position_steps, ids, self.setpoint, self.substeps)
+            self.sims.run(position_steps, ids, self.setpoint, self.substeps, self._bounds, self._sizes)
             self.count[ids] += 1
             self._read(ids)
             self.obs[ids] = self._observe(ids, self.tcp_pos[ids])

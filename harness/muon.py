@@ -19,7 +19,7 @@ STEPS = 5
 def orthogonalised(m: Tensor) -> Tensor:
     """Newton-Schulz iteration on a stack of matrices (n, r, c), r <= c: singular values go towards 1.
 
-    In bfloat16, as published, where the processor has its products; elsewhere they would be several times slower than float32's.
+    In bfloat16, as published, where the processor has its products; elsewhere they are several times slower than float32's.
     """
     a, b, c = COEFFICIENTS
     x = m.bfloat16() if m.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() else m.float()
