@@ -54,10 +54,7 @@ def clear(model: mujoco.MjModel) -> mujoco.MjModel:
         name = model.body(model.geom_bodyid[g]).name
         if not name.startswith("panda0_") and name != KEPT:
             model.geom_contype[g] = model.geom_conaffinity[g] = 0
-    for b in range(model.nbody):
-        own = model.geom_bodyid == b
-        model.body_contype[b] = np.bitwise_or.reduce(model.geom_contype[own])
-        model.body_conaffinity[b] = np.bitwise_or.reduce(model.geom_conaffinity[own])
+    _pairs.sum_up(model)
     return model
 
 
@@ -78,14 +75,15 @@ def bounds(model: mujoco.MjModel) -> Bounds:
         raise ValueError("furniture that the robot reaches must be boxes, cylinders and capsules")
     furniture = sorted({int(model.geom_bodyid[g]) for g in near})
     geoms = [[g for g in near if model.geom_bodyid[g] == b] for b in furniture]
-    parts = [_parts(_points(model, links)) for links in own]
+    points = [_points(model, links) for links in own]
+    parts = [_parts(p) for p in points]
     flat = np.array([g for group in geoms for g in group])
     half = model.geom_aabb[flat, 3:]
     ends = {frozenset(pair) for pair in ENDS}
     return Bounds(
         np.concatenate(parts),
         np.cumsum([0, *map(len, parts)]),
-        np.stack([_around(_points(model, links)) for links in own]),
+        np.stack([_around(p) for p in points]),
         np.array(robot),
         flat,
         np.c_[half, np.linalg.norm(half, axis=1)],
@@ -102,7 +100,8 @@ def _points(model: mujoco.MjModel, geoms: np.ndarray) -> np.ndarray:
     found = []
     for g in geoms:
         if model.geom_type[g] == mujoco.mjtGeom.mjGEOM_MESH.value:
-            local = _hull(model, model.geom_dataid[g])
+            mesh = model.geom_dataid[g]
+            local = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]].astype(float)
         else:
             corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), -1).reshape(-1, 3)
             local = model.geom_aabb[g, :3] + corners * model.geom_aabb[g, 3:]
@@ -110,15 +109,6 @@ def _points(model: mujoco.MjModel, geoms: np.ndarray) -> np.ndarray:
         mujoco.mju_quat2Mat(rotation, model.geom_quat[g])
         found.append(local @ rotation.reshape(3, 3).T + model.geom_pos[g])
     return np.concatenate(found)
-
-
-def _hull(model: mujoco.MjModel, mesh: int) -> np.ndarray:
-    """(n, 3) m: the corners of a mesh's convex hull."""
-    vertices = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]].astype(float)
-    graph = model.mesh_graph[
-        model.mesh_graphadr[mesh] :
-    ]  # number of corners, of faces, where edges begin, which vertices, ...
-    return vertices[graph[2 + graph[0] : 2 + 2 * graph[0]]]
 
 
 def _parts(points: np.ndarray) -> np.ndarray:

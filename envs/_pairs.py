@@ -55,9 +55,15 @@ def _leave_out(model: mujoco.MjModel, pairs: set[Pair]) -> None:
                 own = geoms[b][0]
                 meets = (contype[own] & affinity[geoms[other]]) | (contype[geoms[other]] & affinity[own])
                 model.geom_conaffinity[geoms[other][meets != 0]] |= 1 << (first + k)
+    sum_up(model)
+
+
+def sum_up(model: mujoco.MjModel) -> None:
+    """Gives bodies the bits of their geoms, which have changed."""
     for b in range(model.nbody):
-        model.body_contype[b] = np.bitwise_or.reduce(model.geom_contype[geoms[b]])
-        model.body_conaffinity[b] = np.bitwise_or.reduce(model.geom_conaffinity[geoms[b]])
+        own = model.geom_bodyid == b
+        model.body_contype[b] = np.bitwise_or.reduce(model.geom_contype[own])
+        model.body_conaffinity[b] = np.bitwise_or.reduce(model.geom_conaffinity[own])
 
 
 def _cover(pairs: set[Pair]) -> list[int]:

@@ -16,13 +16,18 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+
+
 def orthogonalised(m: Tensor) -> Tensor:
     """Newton-Schulz iteration on a stack of matrices (n, r, c), r <= c: singular values go towards 1.
 
     In bfloat16, as published, where the processor has its products; elsewhere they are several times slower than float32's.
     """
     a, b, c = COEFFICIENTS
-    x = m.bfloat16() if m.device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() else m.float()
+    x = m.bfloat16() if has_bfloat16(m.device) else m.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = torch.bmm(x, x.mT)  # (n, r, r)

@@ -26,7 +26,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from harness import stop
-from harness.muon import Muon
+from harness.muon import Muon, has_bfloat16
 from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
 from harness.seeds import derive
@@ -114,9 +114,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "bf16" if has_bfloat16(device) else "fp32"
 
 
 def resolve_compile(compile_: str) -> bool:
