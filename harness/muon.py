@@ -41,8 +41,8 @@ def orthogonalised(m: Tensor) -> Tensor:
 def polynomial_of_gram(gram: Tensor) -> Tensor:
     """The factor that the iteration multiplies x by, from x x^T alone: (n, r, r) -> (n, r, r).
 
-    Every step multiplies x by a polynomial of x x^T, so all of them commute, and only the last product has x's width: for c = 4 r
-    25 products of r x r matrices instead of 45. Needs float32: in bfloat16 small singular values are lost in their squares.
+    Every step multiplies x by a polynomial of x x^T, so all of them commute, and only the last product is as wide as x:
+    for c = 4r 25 products of r x r matrices, not 45. Needs float32: bfloat16 loses small singular values in their squares.
     """
     a, b, c = COEFFICIENTS
     factor = None
