@@ -142,9 +142,7 @@ class MixtureTransformer(nn.Module):
 
     def hidden(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
         """Features (B, W) of the state at `last` (B,) of each window obs (B, T, D)."""
-        states = self.backbone.states(obs, goal)  # (B, T, E)
-        index = last[:, None, None].expand(-1, 1, states.shape[-1])
-        return self.features(states.gather(1, index)[:, 0])
+        return self.features(self.backbone.newest(obs, last, goal))
 
     def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Means and standard deviations (B, Z, A) of features (B, W)."""

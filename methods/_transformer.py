@@ -85,6 +85,13 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
         return q, k, v
 
+    def remember(self, x: Tensor) -> KV1:
+        """Keys and values alone, as `split` gives them: what queries need of the tokens' last layer."""
+        b, n, e = x.shape
+        kv = F.linear(self.ln_1(x), self.qkv.weight[e:], self.qkv.bias[e:]).view(b, n, 2, self.heads, e // self.heads)
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        return k, v
+
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
         """Residual of the attention's output `y` (B, H, N, d), then the MLP."""
         b, h, n, d = y.shape
@@ -97,6 +104,17 @@ class Block(nn.Module):
         weights = torch.softmax(q @ k.transpose(-1, -2) * self.scale + mask, -1)  # (B, H, N, N)
         weights = F.dropout(weights, self.attn_dropout, self.training)
         return self.finish(x, weights @ v), (k, v)
+
+    def one(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        """`forward` of one token a window alone, at `index` (B,), which sees what `mask` (B, 1, 1, N) allows: (B, 1, E)."""
+        b, n, e = x.shape
+        qkv = self.qkv(self.ln_1(x))  # (B, N, 3 E)
+        _, k, v = qkv.view(b, n, 3, self.heads, e // self.heads).permute(2, 0, 3, 1, 4)
+        index = index[:, None, None].expand(-1, 1, e)
+        q = qkv.gather(1, index).view(b, self.heads, 1, e // self.heads)  # the first E of 3 E columns
+        weights = torch.softmax(q @ k.transpose(-1, -2) * self.scale + mask, -1)  # (B, H, 1, N)
+        weights = F.dropout(weights, self.attn_dropout, self.training)
+        return self.finish(x.gather(1, index), weights @ v)
 
     def query(self, x: Tensor, context: KV1, level: KV1, mask: Tensor) -> Tensor:
         """Queries `x` (B, M, E), each attending to the states (B, H, S, d), to its noise level and to itself.
@@ -164,23 +182,31 @@ class Transformer(nn.Module):
         x = obs if goal is None else torch.cat([goal, obs], 1)
         return self.obs_embed(x) + self.pos_embed[:, : x.shape[1]]
 
-    def states(self, obs: Tensor, goal: Tensor | None = None) -> Tensor:
-        """Features of every state, each seeing the goals and the states up to itself: (B, T, E)."""
+    def seen(self, newest: Tensor, n: int) -> Tensor:
+        """Additive mask (B, 1, 1, n) over n tokens of what the token at `newest` (B,) sees."""
+        return self.causal[newest, None, None, :n]
+
+    def newest(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Features (B, E) of the state at `last` (B,), which sees the goals and the states up to itself.
+
+        The last layer is computed for that state alone.
+        """
         x = self.tokens(obs, goal)
         n = x.shape[1]
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x, _ = block(x, self.causal[:n, :n])
-        return self.ln_f(x[:, self.goal_tokens :])
+        newest = last + self.goal_tokens
+        return self.ln_f(self.blocks[-1].one(x, newest, self.seen(newest, n))[:, 0])
 
     def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
         """Keys and values of the states (and goals) in every layer."""
         x = self.tokens(obs, goal)
         n = x.shape[1]
         cache: KV = []
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x, kv = block(x, self.causal[:n, :n])
             cache.append(kv)
-        return cache
+        return [*cache, self.blocks[-1].remember(x)]
 
 
 class DenoisingTransformer(Transformer):
@@ -213,11 +239,11 @@ class DenoisingTransformer(Transformer):
     def encode_tokens(self, x: Tensor) -> KV:
         """`encode_level` of tokens (B, M, E)."""
         cache: KV = []
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             _, k, v = block.split(x)
             x = block.finish(x, v)
             cache.append((k, v))
-        return cache
+        return [*cache, self.blocks[-1].remember(x)]
 
     def forward(self, noised: Tensor, levels: KV, context: KV, last: Tensor) -> Tensor:
         """Denoise M samples a window against its encoded states.
@@ -225,10 +251,9 @@ class DenoisingTransformer(Transformer):
         noised (B, M, A); levels from `encode_level`, for B or 1 windows and M or 1 samples; context from `encode`;
         last (B,): index of the newest state, which the samples belong to. Returns (B, M, A).
         """
-        index = torch.arange(context[0][0].shape[2], device=noised.device)
-        seen = index <= last[:, None] + self.goal_tokens  # (B, S)
-        mask = torch.zeros(seen.shape, device=noised.device).masked_fill(~seen, -torch.inf)[:, None, None]
-        x = self.act_embed(noised) + self.pos_embed[0, self.goal_tokens + last][:, None]
+        newest = last + self.goal_tokens
+        mask = self.seen(newest, context[0][0].shape[2])
+        x = self.act_embed(noised) + self.pos_embed[0, newest][:, None]
         for block, level, kv in zip(self.blocks, levels, context, strict=True):
             x = block.query(x, kv, level, mask)
         return self.head(self.ln_f(x))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributions, nn
 
 from methods._mixture import Mixture, MixtureTransformer, choose
-from methods._transformer import GPTConfig
+from methods._transformer import DenoisingTransformer, GPTConfig
 from methods.base import Batch
 from methods.ddpm import cosine_alphas_bar
 from tests.method_cases import GPT, SHAPE, build, windows
@@ -273,3 +273,24 @@ def test_constants():
     assert Mixture(torch.zeros(1, 1), torch.zeros(1, 1, 1), torch.ones(1, 1, 1)).log_prob(
         torch.zeros(1, 1)
     ).item() == pytest.approx(-0.5 * math.log(2 * math.pi))
+
+
+@pytest.mark.parametrize("goal_tokens", [0, 2])
+def test_what_the_last_layer_leaves_out_changes_nothing(goal_tokens):
+    """`newest` and `encode` compute a part of the last layer; against every layer in full, with gradients."""
+    torch.manual_seed(0)
+    net = DenoisingTransformer(GPTConfig(3, 2, 16, 4), 5, 2, nn.Linear(1, 16), goal_tokens).double()
+    obs, last = torch.randn(6, 4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 3, 1])
+    goal = torch.randn(6, goal_tokens, 5, dtype=torch.float64) if goal_tokens else None
+    x, cache = net.tokens(obs, goal), []
+    for block in net.blocks:
+        x, kv = block(x, net.causal[: x.shape[1], : x.shape[1]])
+        cache.append(kv)
+    full = net.ln_f(x)[torch.arange(6), last + goal_tokens]
+    found = net.newest(obs, last, goal)
+    torch.testing.assert_close(found, full, atol=1e-12, rtol=0)
+    for a, b in zip(net.encode(obs, goal), cache, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    trained = [p for n, p in net.named_parameters() if not n.startswith(("act_embed", "head", "level"))]
+    wanted, got = (torch.autograd.grad(y.square().sum(), trained, retain_graph=True) for y in (full, found))
+    torch.testing.assert_close(got, wanted, atol=1e-10, rtol=0)
