@@ -47,7 +47,8 @@ class Progress:
     def report(self, step: int, total: int, values: Mapping[str, float] | None = None) -> None:
         """`step` of `total` is done; `values`, such as {"loss": 0.3}, go to the event file. The `on_progress` of a phase."""
         now, state = time.time(), self.state
-        if state["phase_from"] is None:  # a resumed phase does not begin at 0
+        first = state["phase_from"] is None
+        if first:  # a resumed phase does not begin at 0
             state |= {"phase_from": step, "phase_started": now}
         done = step - state["phase_from"]
         left = (now - state["phase_started"]) / done * (total - step) if done > 0 else None
@@ -56,7 +57,7 @@ class Progress:
             numbers = {name: float(value) for name, value in values.items()}
             state["values"] = numbers
             self.log(state["phase"], step, numbers)
-        self.save(force=step >= total)
+        self.save(force=first or step >= total)
 
     def log(self, phase: str, step: int, numbers: dict[str, float]) -> None:
         """Append to the cell's TensorBoard event file."""

@@ -326,6 +326,8 @@ def train(
             run.load(path)
         except (Damaged, InvalidRecord) as error:
             put_away(path, str(error))
+    if 0 < run.step < config.steps:
+        on_progress(run.step, config.steps, {})  # where it goes on, before the first interval is over
     method.train()
     marks = {round(config.steps * (i + 1) / config.validations) for i in range(config.validations)}
     started = saved = time.monotonic()

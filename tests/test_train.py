@@ -34,8 +34,9 @@ def test_interrupted_training_ends_with_the_same_weights(name, tmp_path):
     with pytest.raises(Killed):
         train(build(name), windows(), windows(32, 1), config, 0, folder, kill)
     torch.rand(100)  # the process may have drawn anything since
-    resumed = build(name, seed=99)
-    result = train(resumed, windows(), windows(32, 1), config, 0, folder)
+    resumed, reported = build(name, seed=99), []
+    result = train(resumed, windows(), windows(32, 1), config, 0, folder, lambda step, *_: reported.append(step))
+    assert reported == list(range(12, 31))  # where it goes on, at once
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     assert result.curve == expected.curve and result.val == expected.val
