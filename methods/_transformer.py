@@ -80,16 +80,18 @@ class Block(nn.Module):
 
     def project(self, normalised: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`split` of tokens that are normalised already."""
-        b, n, e = normalised.shape
-        qkv = self.qkv(normalised).view(b, n, 3, self.heads, e // self.heads)  # (B, N, 3, H, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
+        q, k, v = self.by_head(self.qkv(normalised), 3)
         return q, k, v
+
+    def by_head(self, x: Tensor, parts: int) -> Tensor:
+        """(B, N, parts E) -> (parts, B, H, N, d)."""
+        b, n, width = x.shape
+        return x.view(b, n, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4)
 
     def remember(self, x: Tensor) -> KV1:
         """Keys and values alone, as `split` gives them: what queries need of the tokens' last layer."""
-        b, n, e = x.shape
-        kv = F.linear(self.ln_1(x), self.qkv.weight[e:], self.qkv.bias[e:]).view(b, n, 2, self.heads, e // self.heads)
-        k, v = kv.permute(2, 0, 3, 1, 4)
+        e = x.shape[-1]
+        k, v = self.by_head(F.linear(self.ln_1(x), self.qkv.weight[e:], self.qkv.bias[e:]), 2)
         return k, v
 
     def finish(self, x: Tensor, y: Tensor) -> Tensor:
@@ -101,20 +103,19 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Tokens among themselves; `mask` (N, N) is additive. Returns the tokens and their (keys, values)."""
         q, k, v = self.split(x)
-        weights = torch.softmax(q @ k.transpose(-1, -2) * self.scale + mask, -1)  # (B, H, N, N)
-        weights = F.dropout(weights, self.attn_dropout, self.training)
-        return self.finish(x, weights @ v), (k, v)
+        return self.finish(x, self.among(q, k, v, mask)), (k, v)
 
     def one(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         """`forward` of one token a window alone, at `index` (B,), which sees what `mask` (B, 1, 1, N) allows: (B, 1, E)."""
-        b, n, e = x.shape
-        qkv = self.qkv(self.ln_1(x))  # (B, N, 3 E)
-        _, k, v = qkv.view(b, n, 3, self.heads, e // self.heads).permute(2, 0, 3, 1, 4)
-        index = index[:, None, None].expand(-1, 1, e)
-        q = qkv.gather(1, index).view(b, self.heads, 1, e // self.heads)  # the first E of 3 E columns
-        weights = torch.softmax(q @ k.transpose(-1, -2) * self.scale + mask, -1)  # (B, H, 1, N)
-        weights = F.dropout(weights, self.attn_dropout, self.training)
-        return self.finish(x.gather(1, index), weights @ v)
+        q, k, v = self.split(x)
+        index = index[:, None, None]
+        q = q.gather(2, index[..., None].expand(-1, self.heads, 1, q.shape[-1]))  # (B, H, 1, d)
+        return self.finish(x.gather(1, index.expand(-1, 1, x.shape[-1])), self.among(q, k, v, mask))
+
+    def among(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """The attention of tokens among themselves: queries (B, H, Q, d) on (B, H, N, d), `mask` additive: (B, H, Q, d)."""
+        weights = torch.softmax(q @ k.transpose(-1, -2) * self.scale + mask, -1)  # (B, H, Q, N)
+        return F.dropout(weights, self.attn_dropout, self.training) @ v
 
     def query(self, x: Tensor, context: KV1, level: KV1, mask: Tensor) -> Tensor:
         """Queries `x` (B, M, E), each attending to the states (B, H, S, d), to its noise level and to itself.
@@ -191,22 +192,24 @@ class Transformer(nn.Module):
 
         The last layer is computed for that state alone.
         """
-        x = self.tokens(obs, goal)
-        n = x.shape[1]
-        for block in self.blocks[:-1]:
-            x, _ = block(x, self.causal[:n, :n])
+        x, _ = self.below_last(obs, goal)
         newest = last + self.goal_tokens
-        return self.ln_f(self.blocks[-1].one(x, newest, self.seen(newest, n))[:, 0])
+        return self.ln_f(self.blocks[-1].one(x, newest, self.seen(newest, x.shape[1]))[:, 0])
 
     def encode(self, obs: Tensor, goal: Tensor | None = None) -> KV:
         """Keys and values of the states (and goals) in every layer."""
+        x, cache = self.below_last(obs, goal)
+        return [*cache, self.blocks[-1].remember(x)]
+
+    def below_last(self, obs: Tensor, goal: Tensor | None) -> tuple[Tensor, KV]:
+        """What enters the last layer (B, S, E), and the keys and values of those below it."""
         x = self.tokens(obs, goal)
         n = x.shape[1]
         cache: KV = []
         for block in self.blocks[:-1]:
             x, kv = block(x, self.causal[:n, :n])
             cache.append(kv)
-        return [*cache, self.blocks[-1].remember(x)]
+        return x, cache
 
 
 class DenoisingTransformer(Transformer):
