@@ -148,6 +148,7 @@ def test_a_run_from_demonstrations_to_tables(data, tmp_path, capsys):
         data,
     ]
     options += ["--out", str(out), "--set", "beso.steps=3", "--set", "vdd_ve.steps=2", "--set", "vdd_ve.rollouts=3"]
+    options += ["--set", "beso.sampling_steps=2"]
     assert call(*options, "--workers", "2") == 0
     shown = capsys.readouterr().out
     assert "4 cells done" in shown and re.search(r"Avoiding +VDD-VE +\d\.\d\d", shown)

@@ -22,8 +22,9 @@ rollout.CHUNK = 4
 sys.exit(cli.guarded(run.main, sys.argv[1:]))
 """
 OPTIONS = ["--tasks", "avoiding", "--methods", "vdd_ve", "--budget", "smoke", "--workers", "0"]
-STEPS = {"beso": 150, "vdd_ve": 50}
+STEPS = {"beso": 60, "vdd_ve": 24}
 SETS = [f"{m}.{s}" for m in STEPS for s in (f"steps={STEPS[m]}", "checkpoint_seconds=0.05", "rollouts=8")]
+SETS.append("beso.sampling_steps=2")
 
 
 def command(data, out):
