@@ -31,6 +31,7 @@ from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
 from harness.seeds import derive
 from harness.windows import Windows, images, spread
+from methods._encoder import leave_uncompiled
 from methods.base import Batch, Method, Phase
 from methods.policy import on_cpu
 
@@ -190,7 +191,10 @@ class Trainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 return self.method.loss(Batch(obs, last, action, goal), phase.name)
 
-        return torch.compile(loss) if self.compiled else loss
+        if not self.compiled:
+            return loss
+        leave_uncompiled()
+        return torch.compile(loss)
 
     def iterate(self) -> None:
         """One iteration: every phase, `repeats` times, each on a new minibatch; then the weight average."""

@@ -17,6 +17,7 @@ Differences from the reference:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,7 +126,6 @@ class ImageEncoder(nn.Module):
             return obs
         return self.see(obs.flatten(0, -2)).view(*obs.shape[:-1], -1)
 
-    @torch.compiler.disable  # convolutions are library calls: compiling around them takes minutes and gains little
     def see(self, obs: Tensor) -> Tensor:
         """`encode` of any number of observations: in parts where no gradient keeps what is computed on the way."""
         if torch.is_grad_enabled():
@@ -148,6 +148,13 @@ class ImageEncoder(nn.Module):
                     raise ValueError(f"it has {found} as {name}, needed: {tuple(layer.weight.shape)}")
                 with torch.no_grad():
                     layer.weight.copy_(weights[name])
+
+
+@functools.cache
+def leave_uncompiled() -> None:
+    """Have `torch.compile` call `ImageEncoder.see` as it is: convolutions are library calls, compiling around them takes
+    minutes and gains little. Not a decorator: it imports the compiler, a second or two of a process that only acts."""
+    ImageEncoder.see = torch.compiler.disable(ImageEncoder.see)  # type: ignore[method-assign]
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
