@@ -235,7 +235,8 @@ def assess(spec: Spec, demos: Demonstrations, ready: Trained) -> None:
     data = held_out_windows(spec, held, ready.method)
     rollouts = spec["config"]["eval"]["rollouts"]
     # seeds of the task, not of the cell: all its methods are compared on the same random numbers
-    found, pace = likelihood(ready.method, data, derive(spec["task"], "likelihood"), min(ROWS, 16 * rollouts))
+    rows = ROWS if rollouts >= 64 else 4 * rollouts  # docs/likelihood.md
+    found, pace = likelihood(ready.method, data, derive(spec["task"], "likelihood"), rows)
     distance = None
     if spec["role"] == "student" and ready.teacher is not None:
         seed = derive(spec["task"], "quality")

@@ -30,9 +30,7 @@ def likelihood(
     if kind is None:
         return None, None
     chosen = encoded(method, spread(data, rows))
-    log_probs(
-        method, chosen.batch(torch.arange(min(8, len(chosen)))), kind, seed
-    )  # what a first call costs is not timed
+    log_probs(method, chosen.batch(torch.arange(min(8, len(chosen)))), kind, seed, 1)  # a first call is not timed
     began = time.perf_counter()
     values = log_probs(method, chosen, kind, seed)
     seconds = time.perf_counter() - began
@@ -49,15 +47,15 @@ def kind_of(method: Method, data: Windows) -> str | None:
     return "flow" if isinstance(method, Teacher) and method.flow_range() is not None else None
 
 
-def log_probs(method: Method, data: Windows, kind: str, seed: int) -> Tensor:
-    """Log-density of every held-out action, nats per scaled action: (N,), on the CPU."""
+def log_probs(method: Method, data: Windows, kind: str, seed: int, steps: int = flow.STEPS) -> Tensor:
+    """Log-density of every held-out action, nats per scaled action: (N,), on the CPU. steps: of the flow."""
     method = method.eval()
     found = []
     for i, index in enumerate(torch.arange(len(data)).split(CHUNK)):
         batch = batch_of(method, data.batch(index))
         if kind == "flow":
             assert isinstance(method, Teacher)
-            found.append(flow.log_prob(method, batch, seed=(seed + i) % 2**63).cpu())
+            found.append(flow.log_prob(method, batch, steps, seed=(seed + i) % 2**63).cpu())
         else:
             with torch.no_grad():
                 value = method.log_prob(batch)

@@ -23,11 +23,12 @@ from methods._mixture import LOG_2PI
 from methods._transformer import KV
 from methods.base import Batch, Teacher
 
+STEPS = 16
 WIDE = 10.0  # a largest sigma beyond this leaves nothing of the data (unit variance) but a variance
 
 
 def log_prob(
-    teacher: Teacher, batch: Batch, steps: int = 16, probes: int = 0, prior_samples: int = 16, seed: int = 0
+    teacher: Teacher, batch: Batch, steps: int = STEPS, probes: int = 0, prior_samples: int = 16, seed: int = 0
 ) -> Tensor:
     """log p(action | states), nats per scaled action: (B,). What is random (the two below) comes from `seed`.
 

@@ -100,7 +100,7 @@ def assemble(
 def trained_teacher(name: str, shape: Shape = SHAPE, gpt: GPTConfig = GPT) -> Method:
     """A teacher that has seen enough for its score to pull samples towards the data; of images, hardly anything."""
     method = build(name, gpt, shape=shape)
-    config = train_config(name, steps=300, batch=64, lr=3e-3)
+    config = train_config(name, steps=150, batch=64, lr=3e-3)
     if shape.obs > 100:
         config = train_config(name, steps=10, batch=8, lr=1e-3, obs_noise=0.0, optimizer="adamw")
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,8 @@ from harness.train import TrainConfig
 
 
 @pytest.fixture(autouse=True)
-def keep_threads():
+def small(monkeypatch):
+    monkeypatch.setattr(bench, "BURST", 3)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -165,7 +165,7 @@ def test_every_method_learns_from_goals_and_acts_by_them(name, tmp_path):
         torch.manual_seed(1)
         losses.append(method.validation_loss(Batch(data.obs, data.last, data.action, data.goal)).item())
     val = windows(64, 1, GOAL_SHAPE)
-    train(method, data, val, train_config(name, steps=120, batch=32, lr=3e-3), 0, tmp_path)
+    train(method, data, val, train_config(name, steps=60, batch=32, lr=3e-3), 0, tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         losses.append(method.validation_loss(Batch(data.obs, data.last, data.action, data.goal)).item())

@@ -47,13 +47,13 @@ def test_loss_is_finite_and_falls(name, tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         before = method.validation_loss(batch_of(data)).item()
-    result = train(method, data, windows(64, 1), train_config(name, steps=100, batch=64, lr=1e-3), 0, tmp_path)
+    result = train(method, data, windows(64, 1), train_config(name, steps=60, batch=64, lr=2e-3), 0, tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         after = method.validation_loss(batch_of(data)).item()
     assert np.isfinite([before, after]).all()
     assert after < before
-    assert result.curve["step"][-1] == 100 and result.val["step"][-1] == 100
+    assert result.curve["step"][-1] == 60 and result.val["step"][-1] == 60
 
 
 @every_method

@@ -14,6 +14,7 @@ from harness import progress, record
 
 ROOT = Path(__file__).parent.parent
 TEACHER, STUDENT = "avoiding/beso/0", "avoiding/vdd_ve/0"
+KEPT = {"train": "train.ckpt.safetensors", "rollout": "rollouts/0.json"}
 # one process, small chunks, a checkpoint at every opportunity
 RUN = """
 import sys
@@ -23,7 +24,7 @@ sys.exit(cli.guarded(run.main, sys.argv[1:]))
 """
 OPTIONS = ["--tasks", "avoiding", "--methods", "vdd_ve", "--budget", "smoke", "--workers", "0"]
 STEPS = {"beso": 60, "vdd_ve": 24}
-SETS = [f"{m}.{s}" for m in STEPS for s in (f"steps={STEPS[m]}", "checkpoint_seconds=0.05", "rollouts=8")]
+SETS = [f"{m}.{s}" for m in STEPS for s in (f"steps={STEPS[m]}", "checkpoint_seconds=0.3", "rollouts=8")]
 SETS.append("beso.sampling_steps=2")
 
 
@@ -38,12 +39,13 @@ def run(data, out):
 
 
 def killed_at(data, out, key, phase, step):
-    """Start the run and kill it as soon as the cell has done `step` steps of `phase`."""
+    """Start the run and kill it as soon as the cell has done `step` steps of `phase`, and has kept some of them."""
+    kept = record.work_path(out, key) / KEPT[phase]
     process = subprocess.Popen(command(data, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None:
             state = progress.read(record.work_path(out, key))
-            if state and state["phase"] == phase and state["step"] >= step:
+            if state and state["phase"] == phase and state["step"] >= step and kept.exists():
                 os.kill(process.pid, signal.SIGKILL)
                 break
             time.sleep(0.005)
@@ -75,8 +77,7 @@ def test_the_record_is_that_of_an_undisturbed_run(kills, data, undisturbed, tmp_
         assert not record.record_path(tmp_path, key).exists()
         assert verb("status", "--out", str(tmp_path)) == 0
         assert f"interrupted  {key}" in capsys.readouterr().out
-        left = "train.ckpt.safetensors" if phase == "train" else "rollouts/0.json"
-        assert (record.work_path(tmp_path, key) / left).is_file()
+        assert (record.work_path(tmp_path, key) / KEPT[phase]).is_file()
     run(data, tmp_path)
     for key, expected in undisturbed.items():
         found = record.read(record.record_path(tmp_path, key), key)
