@@ -30,7 +30,7 @@ def likelihood(
     if kind is None:
         return None, None
     chosen = encoded(method, spread(data, rows))
-    log_probs(method, chosen.batch(torch.arange(min(8, len(chosen)))), kind, seed, 1)  # a first call is not timed
+    log_probs(method, chosen.batch(torch.arange(min(8, len(chosen)))), kind, seed, steps=1)  # a first call is not timed
     began = time.perf_counter()
     values = log_probs(method, chosen, kind, seed)
     seconds = time.perf_counter() - began

@@ -23,7 +23,7 @@ from methods._mixture import LOG_2PI
 from methods._transformer import KV
 from methods.base import Batch, Teacher
 
-STEPS = 16
+STEPS = 16  # of Runge-Kutta
 WIDE = 10.0  # a largest sigma beyond this leaves nothing of the data (unit variance) but a variance
 
 

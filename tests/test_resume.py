@@ -15,7 +15,7 @@ from harness import progress, record
 ROOT = Path(__file__).parent.parent
 TEACHER, STUDENT = "avoiding/beso/0", "avoiding/vdd_ve/0"
 KEPT = {"train": "train.ckpt.safetensors", "rollout": "rollouts/0.json"}
-# one process, small chunks, a checkpoint at every opportunity
+# one process, small chunks
 RUN = """
 import sys
 from harness import cli, rollout, run
