@@ -18,6 +18,9 @@ from harness.errors import UserError, unknown
 from harness.registry import Suites
 
 DEMONSTRATIONS = "demonstrations"  # a task's budget may limit them; no hyper-parameter: the data's identity says it
+# Hyper-parameters that came after records were made, at the value that changes nothing: left out there, so that a run without
+# them keeps the configuration hash that it had before.
+LATER: dict[str, Any] = {"one_step_start": False}
 Config = dict[str, dict[str, Any]]
 Sets = dict[str, dict[str, Any]]
 
@@ -108,6 +111,7 @@ def resolve(suites: Suites, task: str, method: str, budget: str, sets: Sets | No
         config["encoder"]["encoder_start"] = "own"  # there is no other network to start from
     if config["eval"]["rollouts"] < 1:
         raise UserError(f"rollouts must be at least 1. Got {config['eval']['rollouts']} for {method}")
+    config["hyper"] = {k: v for k, v in config["hyper"].items() if (k, v) not in LATER.items()}
     return config
 
 

@@ -4,7 +4,8 @@ Shapes: B windows, T states, D observation values, Z experts, A action values, V
 
 Sizes reproduce Table 7 to the last parameter (1,442,311 for Z = 1, each further expert 2,181, at the sizes of Avoiding): a
 linear output of width 512 behind the transformer, two plain heads 512 - 512 - 512 for means and diagonal covariances, each
-with one learnable-slope rectifier, and a gating MLP 512 - 128 - 128 - 128 - Z with Mish.
+with one learnable-slope rectifier, and a gating MLP 512 - 128 - 128 - 128 - Z with Mish. A `centre` adds a query, a level token
+and a linear output.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods._transformer import GPTConfig, Transformer
+from methods._transformer import GPTConfig, QueriedTransformer, Transformer
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -56,6 +57,21 @@ class Mixture:
     def entropies(self) -> Tensor:
         """Entropy of every expert: (B, Z)."""
         return (0.5 * (1 + LOG_2PI) + self.std.log()).sum(-1)
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """A teacher's evaluation of the action 0 at its largest noise level, in parts: what a student can start from.
+
+    encoder: the weights of a `_transformer.Transformer`, by name; query and level (E,): the tokens of action and noise level;
+    weight (A, E) and bias (A,): the clean action is weight x + bias of the features x (E,) that are read at the query.
+    """
+
+    encoder: dict[str, Tensor]
+    query: Tensor
+    level: Tensor
+    weight: Tensor
+    bias: Tensor
 
 
 def choose(log_gating: Tensor, uniform: Tensor) -> Tensor:
@@ -100,18 +116,23 @@ class Gating(nn.Module):
 
 
 class MixtureTransformer(nn.Module):
-    """States -> mixture at one last of each window."""
+    """States -> mixture at one last of each window.
+
+    centre: features are read by a query, and the means are offsets from one action that is linear in them: what a teacher's
+    single evaluation consists of, from which such a network can start (`start_from`).
+    """
 
     def __init__(
         self, gpt: GPTConfig, obs_dim: int, act_dim: int, goal_tokens: int, experts: int, hidden: int,
         gating_hidden: int, init_std: float, min_std: float, init_mean: float, learn_gating: bool = True,
-        learn_std: bool = True,
+        learn_std: bool = True, centre: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.experts, self.act_dim, self.min_std, self.learn_gating = experts, act_dim, min_std, learn_gating
-        self.init_std = init_std
-        self.backbone = Transformer(gpt, obs_dim, goal_tokens)
+        self.init_std, self.width = init_std, hidden
+        self.backbone = (QueriedTransformer if centre else Transformer)(gpt, obs_dim, goal_tokens)
         self.backbone.init_weights()
+        self.centre = nn.Linear(gpt.embed, act_dim) if centre else None
         self.features = nn.Linear(gpt.embed, hidden)
         nn.init.normal_(self.features.weight, 0, 0.02)
         nn.init.zeros_(self.features.bias)
@@ -135,35 +156,45 @@ class MixtureTransformer(nn.Module):
         nn.init.zeros_(self.gating.out.bias)
         nn.init.orthogonal_(self.gating.out.weight, 0.01)
 
+    @torch.no_grad()
+    def start_from(self, step: OneStep) -> None:
+        """The centre of the means becomes the action of a teacher's single evaluation; needs `centre`."""
+        assert isinstance(self.backbone, QueriedTransformer) and self.centre is not None
+        self.backbone.load_state_dict({**step.encoder, "query": step.query, "level": step.level})
+        self.centre.load_state_dict({"weight": step.weight, "bias": step.bias})
+
     def expert_parameters(self) -> tuple[nn.Parameter, ...]:
         """Everything but the gating: the experts' heads and the backbone that is theirs."""
         gating = {id(p) for p in self.gating.parameters()}
         return tuple(p for p in self.parameters() if id(p) not in gating)
 
     def hidden(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
-        """Features (B, W) of the state at `last` (B,) of each window obs (B, T, D)."""
-        return self.features(self.backbone.newest(obs, last, goal))
+        """Features (B, W) of the state at `last` (B,) of each window obs (B, T, D); a centre comes after them, (B, W + A)."""
+        x = self.backbone.newest(obs, last, goal)
+        h = self.features(x)
+        return h if self.centre is None else torch.cat([h, self.centre(x)], 1)
 
     def experts_of(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and standard deviations (B, Z, A) of features (B, W)."""
+        """Means and standard deviations (B, Z, A) of what `hidden` gives."""
         mean = self.means_of(h)
         if self.cov is None:
             return mean, torch.full_like(mean, self.init_std)
-        return mean, F.softplus(self._per_expert(self.cov(h)) + self.shift) + self.min_std
+        return mean, F.softplus(self._per_expert(self.cov(h[:, : self.width])) + self.shift) + self.min_std
 
     def means_of(self, h: Tensor) -> Tensor:
         """Means (B, Z, A) alone: all that acting needs."""
-        return self._per_expert(self.mean(h))
+        mean = self._per_expert(self.mean(h[:, : self.width]))
+        return mean if self.centre is None else mean + h[:, None, self.width :].float()
 
     def _per_expert(self, flat: Tensor) -> Tensor:
         """(B, Z * A) -> (B, Z, A), float32."""
         return flat.float().view(flat.shape[0], self.experts, self.act_dim)
 
     def log_gating(self, h: Tensor) -> Tensor:
-        """(B, W) -> (B, Z); uniform where the gating is not learned."""
+        """What `hidden` gives -> (B, Z); uniform where the gating is not learned."""
         if not self.learn_gating:
             return h.new_full((h.shape[0], self.experts), -math.log(self.experts), dtype=torch.float32)
-        return self.gating(h)
+        return self.gating(h[:, : self.width])
 
     def forward(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Mixture:
         h = self.hidden(obs, last, goal)

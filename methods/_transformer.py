@@ -211,6 +211,45 @@ class Transformer(nn.Module):
             cache.append(kv)
         return x, cache
 
+    def encode_tokens(self, x: Tensor) -> KV:
+        """Keys and values (B, H, M, d) of tokens (B, M, E), each of which sees itself alone."""
+        cache: KV = []
+        for block in self.blocks[:-1]:
+            _, k, v = block.split(x)
+            x = block.finish(x, v)
+            cache.append((k, v))
+        return [*cache, self.blocks[-1].remember(x)]
+
+    def ask(self, x: Tensor, levels: KV, context: KV, last: Tensor) -> Tensor:
+        """Features (B, M, E) of queries x (B, M, E) at the newest state, each of which sees the states, its level and itself.
+
+        levels from `encode_tokens`, for B or 1 windows and M or 1 queries; context from `encode`; last (B,): index of the
+        newest state.
+        """
+        newest = last + self.goal_tokens
+        mask = self.seen(newest, context[0][0].shape[2])
+        x = x + self.pos_embed[0, newest][:, None]
+        for block, level, kv in zip(self.blocks, levels, context, strict=True):
+            x = block.query(x, kv, level, mask)
+        return self.ln_f(x)
+
+
+class QueriedTransformer(Transformer):
+    """Reads its features where a teacher reads those of a noised action: at a query, here one learned token for all states.
+
+    With a teacher's weights, its level token and its embedding of a noised action, the features are those of that evaluation.
+    """
+
+    def __init__(self, config: GPTConfig, obs_dim: int, goal_tokens: int = 0):
+        super().__init__(config, obs_dim, goal_tokens)
+        self.query = nn.Parameter(torch.zeros(config.embed))
+        self.level = nn.Parameter(torch.zeros(config.embed))
+
+    def newest(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
+        """Features (B, E) of the query at the state at `last` (B,)."""
+        levels = self.encode_tokens(self.level[None, None])
+        return self.ask(self.query[None, None], levels, self.encode(obs, goal), last)[:, 0]
+
 
 class DenoisingTransformer(Transformer):
     """The teacher's network: what a noised action is denoised to, given states and a noise-level token."""
@@ -239,24 +278,10 @@ class DenoisingTransformer(Transformer):
         """Keys and values (B, H, M, d) of noise levels (B, M), each a token that sees itself alone."""
         return self.encode_tokens(self.level(level.reshape(-1)).view(*level.shape, -1))  # (B, M, E)
 
-    def encode_tokens(self, x: Tensor) -> KV:
-        """`encode_level` of tokens (B, M, E)."""
-        cache: KV = []
-        for block in self.blocks[:-1]:
-            _, k, v = block.split(x)
-            x = block.finish(x, v)
-            cache.append((k, v))
-        return [*cache, self.blocks[-1].remember(x)]
-
     def forward(self, noised: Tensor, levels: KV, context: KV, last: Tensor) -> Tensor:
         """Denoise M samples a window against its encoded states.
 
         noised (B, M, A); levels from `encode_level`, for B or 1 windows and M or 1 samples; context from `encode`;
         last (B,): index of the newest state, which the samples belong to. Returns (B, M, A).
         """
-        newest = last + self.goal_tokens
-        mask = self.seen(newest, context[0][0].shape[2])
-        x = self.act_embed(noised) + self.pos_embed[0, newest][:, None]
-        for block, level, kv in zip(self.blocks, levels, context, strict=True):
-            x = block.query(x, kv, level, mask)
-        return self.head(self.ln_f(x))
+        return self.head(self.ask(self.act_embed(noised), levels, context, last))

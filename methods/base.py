@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from methods._encoder import ImageEncoder
-from methods._mixture import Mixture
+from methods._mixture import Mixture, OneStep
 from methods._transformer import KV, DenoisingTransformer, GPTConfig
 from methods.scaler import Scaler
 
@@ -179,6 +180,13 @@ class Teacher(Method):
     def encoder_state(self) -> dict[str, Tensor]:
         """Weights of the network that encodes the states, by the names of `_transformer.Transformer`."""
         raise NotImplementedError
+
+    def one_step(self) -> OneStep:
+        """The parts of a single evaluation. Raises UserError for a teacher whose network does not give the clean action."""
+        raise UserError(
+            f"{type(self).__name__} has no single evaluation that a student could start from, as BESO has: "
+            "set one_step_start = false (--set METHOD.one_step_start=false)"
+        )
 
     @property
     def action_low(self) -> Tensor:

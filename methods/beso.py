@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from methods._mixture import OneStep
 from methods._transformer import KV, DenoisingTransformer, GPTConfig
 from methods.base import Batch, Shape, VeTeacher, split_noise
 from methods.scaler import Scaler
@@ -98,6 +99,19 @@ class Beso(VeTeacher):
         c_skip, c_out, c_in = self.scalings(sigma[..., None])
         output = self.net(c_in * noised, self.net.encode_level(sigma), context, last)
         return c_skip * noised + c_out * output.float()
+
+    def one_step(self) -> OneStep:
+        """D(0; sigma_max, s) = c_out F(0): how VE-1 acts, from the mean of its noise."""
+        sigma = self.scaler.act_low.new_tensor([self.config.sigma_max])
+        c_out = self.scalings(sigma)[1]
+        net = self.net
+        return OneStep(
+            self.encoder_state(),
+            net.act_embed.bias,
+            net.level(sigma)[0],
+            c_out * net.head.weight,
+            c_out * net.head.bias,
+        )
 
     @property
     def noise_dim(self) -> int:

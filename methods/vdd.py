@@ -27,6 +27,10 @@ Differences from the reference:
    learns then turns an accident of the first means into weights, and what an expert of large weight covers repels all
    others. On the toy that, and experts that start broader than the modes are apart, is why the result depends on the seed
    (docs/toy.md). 0 as the reference, whose toy instead has a gating five times slower than the experts.
+11. `one_step_start`: the student starts from the whole of the teacher, as CD and CTM do, not from its encoder alone. Features
+   are read by a query (`_transformer.QueriedTransformer`) and the experts' means are offsets from a linear output of them
+   (`_mixture.MixtureTransformer`, `centre`), which together start as what the teacher denoises 0 to at sigma_max. At states
+   that no demonstration has, a student does then what its teacher does, for which distillation gives no reason otherwise.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ class VddConfig:
     uniform_share: share of every expert's weight in the update that does not depend on the gating (difference 7).
     gating_start: share of the training before which the gating does not learn (difference 10).
     warm_start: the state encoder starts from the teacher's (difference 8).
+    one_step_start: so do query, level and output (difference 11).
     """
 
     components: int
@@ -68,10 +73,13 @@ class VddConfig:
     init_std: float
     min_std: float
     init_mean: float
+    one_step_start: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.gating_start < 1:
             raise ValueError(f"gating_start must be at least 0 and below 1, got {self.gating_start}")
+        if self.one_step_start and not self.warm_start:
+            raise ValueError("one_step_start starts from the encoder too: it needs warm_start = true")
 
 
 class Vdd(MixturePolicy):
@@ -85,9 +93,11 @@ class Vdd(MixturePolicy):
         c = config
         self.net = MixtureTransformer(
             gpt, self.obs_width, shape.act, shape.goal, c.components, c.hidden, c.gating_hidden,
-            c.init_std, c.min_std, c.init_mean, c.learn_gating,
+            c.init_std, c.min_std, c.init_mean, c.learn_gating, centre=c.one_step_start,
         )  # fmt: skip
-        if c.warm_start and teacher is not None:
+        if c.one_step_start and teacher is not None:
+            self.net.start_from(teacher.one_step())
+        elif c.warm_start and teacher is not None:
             self.net.backbone.load_state_dict(teacher.encoder_state())
 
     @property
