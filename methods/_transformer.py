@@ -100,17 +100,20 @@ class Block(nn.Module):
         x = x + self.drop(self.proj(y.transpose(1, 2).reshape(b, n, h * d)))
         return x + self.drop(self.fc_out(F.gelu(self.fc(self.ln_2(x)))))
 
-    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Tokens among themselves; `mask` (N, N) is additive. Returns the tokens and their (keys, values)."""
-        q, k, v = self.split(x)
-        return self.finish(x, self.among(q, k, v, mask)), (k, v)
+    def forward(self, x: Tensor, mask: Tensor, more: KV1 | None = None) -> tuple[Tensor, KV1]:
+        """Tokens among themselves, and on the keys and values `more` (1, H, K, d) of others, which come last.
 
-    def one(self, x: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-        """`forward` of one token a window alone, at `index` (B,), which sees what `mask` (B, 1, 1, N) allows: (B, 1, E)."""
+        `mask` (N, N + K), or one for every window (B, 1, N, N + K), is additive. Returns the tokens and their (keys, values).
+        """
+        q, k, v = self.split(x)
+        return self.finish(x, self.among(q, *joined((k, v), more), mask)), (k, v)
+
+    def one(self, x: Tensor, index: Tensor, mask: Tensor, more: KV1 | None = None) -> Tensor:
+        """`forward` of one token a window alone, at `index` (B,), which sees what `mask` (B, 1, 1, N + K) allows: (B, 1, E)."""
         q, k, v = self.split(x)
         index = index[:, None, None]
         q = q.gather(2, index[..., None].expand(-1, self.heads, 1, q.shape[-1]))  # (B, H, 1, d)
-        return self.finish(x.gather(1, index.expand(-1, 1, x.shape[-1])), self.among(q, k, v, mask))
+        return self.finish(x.gather(1, index.expand(-1, 1, x.shape[-1])), self.among(q, *joined((k, v), more), mask))
 
     def among(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """The attention of tokens among themselves: queries (B, H, Q, d) on (B, H, N, d), `mask` additive: (B, H, Q, d)."""
@@ -132,6 +135,14 @@ class Block(nn.Module):
         weights = torch.softmax(weights * self.scale, -1)
         weights = F.dropout(weights, self.attn_dropout, self.training)
         return weights[..., :-2] @ context[1] + weights[..., -2:-1] * level[1] + weights[..., -1:] * v
+
+
+def joined(own: KV1, more: KV1 | None) -> KV1:
+    """Keys and values (B, H, N, d), followed by others (1, H, K, d) that every window sees: (B, H, N + K, d)."""
+    if more is None:
+        return own
+    k, v = (torch.cat([a, b.expand(len(a), -1, -1, -1)], 2) for a, b in zip(own, more, strict=True))
+    return k, v
 
 
 def additive(allowed: Tensor) -> Tensor:
@@ -246,9 +257,20 @@ class QueriedTransformer(Transformer):
         self.level = nn.Parameter(torch.zeros(config.embed))
 
     def newest(self, obs: Tensor, last: Tensor, goal: Tensor | None = None) -> Tensor:
-        """Features (B, E) of the query at the state at `last` (B,)."""
-        levels = self.encode_tokens(self.level[None, None])
-        return self.ask(self.query[None, None], levels, self.encode(obs, goal), last)[:, 0]
+        """Features (B, E) of the query at the state at `last` (B,): what `ask` gives, in one pass over states and query.
+
+        The query comes after the states, which do not see it, and sees those up to its own, the level and itself.
+        """
+        newest = last + self.goal_tokens
+        x = self.tokens(obs, goal)
+        n = x.shape[1]
+        states, query = self.causal[:n, :n].expand(len(x), 1, -1, -1), self.seen(newest, n)
+        mask = torch.cat([F.pad(states, (0, 2), value=-torch.inf), F.pad(query, (0, 2))], 2)  # (B, 1, n + 1, n + 2)
+        x = torch.cat([x, (self.query + self.pos_embed[0, newest])[:, None]], 1)
+        *below, level = self.encode_tokens(self.level[None, None])
+        for block, kv in zip(self.blocks[:-1], below, strict=True):
+            x, _ = block(x, mask, kv)
+        return self.ln_f(self.blocks[-1].one(x, torch.full_like(last, n), mask[:, :, n:], level)[:, 0])
 
 
 class DenoisingTransformer(Transformer):
