@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -47,8 +48,9 @@ class TrainConfig:
     lr decays by a cosine from `lr` to `lr_final` over all iterations after `warmup` iterations of linear increase.
     history_cut = probability that a sample keeps only a random number of its newest states; obs_noise = standard deviation of
     normal noise added to scaled observations (features of a frozen image encoder count as such; images get none);
-    history_noise = of further noise, on all states but the newest. All three keep a policy from copying its own past instead
-    of looking where it is.
+    history_noise = of further noise, on all states but the newest; setpoint_noise = of further noise on every state's first A
+    values, which in the D3IL tasks are the desired position: how far it is ahead of the actual one says how fast the tool
+    moves. All four keep a policy from copying its own past instead of looking where it is.
     ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
     optimizer = "adamw", or "muon": Muon (orthogonalised momentum) for the matrices inside transformer blocks, AdamW for the
     rest.
@@ -75,6 +77,7 @@ class TrainConfig:
     beta_1: float = 0.9
     beta_2: float = 0.999
     history_noise: float = 0.0
+    setpoint_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -143,6 +146,10 @@ def augment(batch: Windows, config: TrainConfig, generator: torch.Generator) -> 
         older = torch.arange(t, device=device) < last[:, None]  # (B, T)
         noise = torch.randn(obs.shape, generator=generator).to(device)
         obs = obs + config.history_noise * older[..., None] * noise
+    if config.setpoint_noise:
+        width = batch.action.shape[-1]
+        noise = torch.randn(*obs.shape[:-1], width, generator=generator).to(device)
+        obs = obs + config.setpoint_noise * F.pad(noise, (0, obs.shape[-1] - width))
     return Windows(obs, last, batch.action, batch.goal)
 
 

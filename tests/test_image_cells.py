@@ -237,6 +237,12 @@ def test_what_contradicts_itself_is_refused_before_anything_is_spent(tmp_path):
                 job.check(spec)
 
 
+def test_images_have_no_desired_position_to_blur():
+    config = resolve(SUITES, "sorting_image", "beso", "smoke")
+    with pytest.raises(ValueError, match="set setpoint_noise = 0"):
+        encoder.check(config["encoder"], "teacher", job.train.TrainConfig(**config["train"], setpoint_noise=0.1))
+
+
 @pytest.mark.parametrize("budget", SUITES.budgets)
 @pytest.mark.parametrize("task", ["sorting_image", "stacking_image"])
 def test_the_suites_settings_of_every_method_agree_with_one_another(task, budget):

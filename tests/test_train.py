@@ -80,6 +80,15 @@ def test_history_noise_blurs_every_state_but_the_newest():
     assert torch.equal(noised.obs[beyond], data.obs[beyond])
 
 
+def test_setpoint_noise_blurs_the_first_values_alone_of_every_state():
+    data = windows(64).batch(torch.arange(64))
+    width = data.action.shape[-1]
+    noised = augment(data, train_config("beso", obs_noise=0.0, setpoint_noise=0.5), torch.Generator().manual_seed(0))
+    assert torch.equal(noised.obs[..., width:], data.obs[..., width:])
+    noise = (noised.obs - data.obs)[..., :width]
+    assert noise.std().item() == pytest.approx(0.5, rel=0.1) and noise.mean().item() == pytest.approx(0.0, abs=0.1)
+
+
 def test_without_history_noise_the_random_numbers_are_those_of_before():
     data = windows(16).batch(torch.arange(16))
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
