@@ -30,7 +30,7 @@ from envs.datasets import Episode
 from envs.demonstrators._experts import Stray
 from envs.demonstrators._stacking_arm import Arms
 
-GENERATOR_VERSION = "3"
+GENERATOR_VERSION = "4"
 EPISODES = 1095  # [D3IL] 1000 for training and 95 for validation
 # [D3IL] mode_prob.pkl: shares of the orders among the human demonstrations
 SHARES = {"rgb": 0.152, "rbg": 0.127, "grb": 0.106, "gbr": 0.287, "brg": 0.235, "bgr": 0.093}
@@ -51,6 +51,7 @@ FUNNEL = 0.015  # m; over this it goes down
 TURNED = 0.03  # m a rad: how far beside a wrong heading counts
 FINE_WITHIN = 0.04  # m
 TURNING = 8.0  # rad/m, of a straying hand
+PAST = 0.025  # m below a grip that an empty hand aims at: it is seen when the fingers have to close
 FINE = 0.3  # of it where a box is gripped or put down
 ASTRAY, ASTRAY_WITHIN = 0.02, 0.1  # in this share of rows an empty hand within so many m of a box begins to go astray
 ASTRAY_ROWS = (7, 13)
@@ -246,14 +247,21 @@ class _Hand:
     ) -> Generator[Command]:
         """To the pose goal() (4,), looked at in each row: up, across, and down from `hover` (m) once it is right above.
 
-        Ends when it is at rest within `near` (m; 20 rad/m for its heading) or after `rows`. An empty hand goes astray now and
-        then: down beside the box, too, from where it has to rise again.
+        Ends when it is at rest within `near` (m; 20 rad/m for its heading) or after `rows`. An empty hand does not come to
+        rest: it ends when it passes the goal's height, within `near` beside it. It goes astray now and then: down beside the
+        box, too, from where it has to rise again.
         """
         away, drift = 0, np.zeros(4)
         for _ in range(rows):
             target = goal()
             error = target - self.pose
-            if np.abs(error * (1, 1, 1, 0.05)).max() < near and np.abs(self.velocity[1, :3]).max() < near / 2:
+            beside = float(np.abs(error * (1, 1, 0, 0.05)).max())
+            if empty:
+                if beside < near and error[2] > 0:
+                    return
+                target[2] -= PAST
+                error[2] -= PAST
+            elif max(beside, abs(error[2])) < near and np.abs(self.velocity[1, :3]).max() < near / 2:
                 return
             self.fine = float(np.hypot(*error[:2])) < FINE_WITHIN
             if empty and not away and np.hypot(*error[:2]) < ASTRAY_WITHIN and self.rng.random() < ASTRAY:
@@ -316,7 +324,7 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
     """Over the box, down where the fingers fit, close, a little up."""
     rng = hand.rng
     along = rng.uniform(-0.012, 0.012) if box == 2 else rng.uniform(-0.004, 0.004)
-    deep = float(np.clip(rng.normal(0.002, 0.002), -0.003, 0.006))  # m, of the grip above the box's centre
+    deep = float(np.clip(rng.normal(0.006, 0.001), 0.003, 0.009))  # m above the box's centre, where the fingers begin to close
 
     def grip() -> np.ndarray:
         yaw = _nearest(view.yaw(box) + _grip_axis(hand, view, box), hand.pose[3])
@@ -324,7 +332,7 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
         x, y = view.boxes[box, :2] + along * np.array([np.cos(yaw), np.sin(yaw)])
         return np.array([x, y, view.boxes[box, 2] + deep, yaw])
 
-    yield from hand.reach(grip, rng.uniform(0.05, 0.08), 0.0035, empty=True)
+    yield from hand.reach(grip, rng.uniform(0.05, 0.08), 0.008, empty=True)
     hand.width = CLOSED
     yield from hand.hold(6, 8)
     yield from hand.rise(0.015, 0.004)
