@@ -33,7 +33,8 @@ class Geometry(NamedTuple):
     in rad, those of things that look the same after a `symmetry`-th of a turn. tangents: of its values, those of angles.
     links, tool, offsets: the arm whose joint angles are its first values, see `methods.relations.Relations`; the tool's
     position is then D, D + 1, D + 2 in `pairs`. pointing: whether the tool's axis, which may point anywhere, is seen.
-    landmarks: places (m) where the tool has something to do.
+    landmarks: places (m) where the tool has something to do. alike: groups of things that are told apart by nothing but their
+    order, a thing given by its values: a task in which they change places is the same (`harness/exchange.py`).
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -46,6 +47,7 @@ class Geometry(NamedTuple):
     offsets: tuple[float, ...] = ()
     pointing: bool = False
     landmarks: tuple[tuple[float, float, float], ...] = ()
+    alike: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]

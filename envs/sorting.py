@@ -69,6 +69,7 @@ class SortingBatch(ObjectBatch):
         pairs=tuple((2 + k, 4 + 3 * cube + k) for cube in range(4) for k in range(2)),
         near=0.02,
         tangents=(6, 9, 12, 15),
+        alike=(((4, 5, 6), (7, 8, 9)), ((10, 11, 12), (13, 14, 15))),
     )
     max_steps = 700
     start_qpos, start_qvel = START_QPOS, START_QVEL

@@ -22,6 +22,7 @@ import torch
 from envs.datasets import Demonstrations, load_demonstrations
 from harness import backends, distribution, encoder, lease, metrics, record, rollout, sealed, stop, train, windows
 from harness.errors import UserError
+from harness.exchange import Exchange
 from harness.likelihood import ROWS, likelihood
 from harness.progress import Progress
 from harness.provenance import provenance
@@ -171,7 +172,8 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
             )  # fmt: skip
         progress.phase("train", train_config.steps)
         seed = derive(spec["key"], "train")
-        result = train.train(method, data, held_data, train_config, seed, workdir, progress.report)
+        exchange = exchange_of(spec, scaler) if train_config.exchange else None
+        result = train.train(method, data, held_data, train_config, seed, workdir, progress.report, exchange)
         lease.guard()
         policy.save(method, weights, spec["method"])
         held_out = result.val.get("loss", [])
@@ -200,6 +202,12 @@ def fit_scaler(spec: Spec, demos: Demonstrations) -> Scaler:
         if relative and geometry is None:
             raise UserError(f"{spec['task']} has no geometry to add to observations: set relative = false")
     return windows.fit_scaler(demos, task["obs_dim"], mask, geometry)
+
+
+def exchange_of(spec: Spec, scaler: Scaler) -> Exchange:
+    """How the things that look alike in the cell's task change places."""
+    env: Any = backends.Backend().batch_class(spec["task_block"])
+    return Exchange.of(() if env.geometry is None else env.geometry.alike, scaler)
 
 
 def held_out_windows(spec: Spec, held: Demonstrations, method: Method) -> windows.Windows:

@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from harness import stop
+from harness.exchange import Exchange
 from harness.muon import Muon, has_bfloat16
 from harness.record import InvalidRecord, read_bytes, write_atomic
 from harness.sealed import UNSEALED, Damaged, check_tensors, put_away, seal_tensors
@@ -51,6 +52,7 @@ class TrainConfig:
     history_noise = of further noise, on all states but the newest; setpoint_noise = of further noise on every state's first A
     values, which in the D3IL tasks are the desired position: how far it is ahead of the actual one says how fast the tool
     moves. All four keep a policy from copying its own past instead of looking where it is.
+    exchange = every sample numbers the things that look alike in a way of its own (`harness/exchange.py`).
     ema = decay of the weight average that the policy acts with (0: none), warmed up as min(ema, (1 + n) / (10 + n)).
     optimizer = "adamw", or "muon": Muon (orthogonalised momentum) for the matrices inside transformer blocks, AdamW for the
     rest.
@@ -78,6 +80,7 @@ class TrainConfig:
     beta_2: float = 0.999
     history_noise: float = 0.0
     setpoint_noise: float = 0.0
+    exchange: bool = False
 
     def __post_init__(self) -> None:
         for name, options in (
@@ -156,8 +159,12 @@ def augment(batch: Windows, config: TrainConfig, generator: torch.Generator) -> 
 class Trainer:
     """State of one training run; `train` is the way in."""
 
-    def __init__(self, method: Method, data: Windows, val: Windows, config: TrainConfig, seed: int):
+    def __init__(
+        self, method: Method, data: Windows, val: Windows, config: TrainConfig, seed: int, exchange: Exchange | None = None
+    ):  # fmt: skip
         assert val.future is None, "validation windows have fixed goals"
+        assert config.exchange == (exchange is not None)
+        self.exchange = exchange
         self.method, self.config, self.seed = method, config, seed
         self.device = method.device
         if images(val):
@@ -212,7 +219,10 @@ class Trainer:
                 group["lr"] = self.config.lr * factor if started else 0.0
             for _ in range(phase.repeats):
                 index = torch.randint(len(self.data), (self.config.batch,), generator=self.indices)
-                batch = augment(self.data.batch(index, self.indices), self.config, self.indices)
+                batch = self.data.batch(index, self.indices)
+                if self.exchange is not None:
+                    batch = replace(batch, obs=self.exchange.draw(batch.obs, batch.last, self.indices))
+                batch = augment(batch, self.config, self.indices)
                 loss, extras = self.losses[phase.name](batch.obs, batch.last, batch.action, batch.goal)
                 for optimizer in optimizers:
                     optimizer.zero_grad(set_to_none=True)
@@ -324,13 +334,14 @@ def train(
     seed: int,
     workdir: Path,
     on_progress: Progress = lambda step, steps, losses: None,
+    exchange: Exchange | None = None,
 ) -> TrainResult:
-    """Train `method` in place and leave its averaged weights in it.
+    """Train `method` in place and leave its averaged weights in it. exchange: of the things that are alike, if asked for.
 
     Raises FloatingPointError on a loss that is not finite, and stop.Stopped after an iteration, once the state is saved, when
     asked to stop. Resumes from `workdir` where a checkpoint lies there; a damaged one is set aside, and training begins anew.
     """
-    run = Trainer(method, data, val, config, seed)
+    run = Trainer(method, data, val, config, seed, exchange)
     path = Path(workdir) / CHECKPOINT
     if path.exists():
         try:

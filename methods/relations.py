@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
+
 FIELDS = {  # dtype and shape
     "pairs": (torch.int64, (-1, 2)), "near": (torch.float32, ()), "angles": (torch.int64, (-1,)),
     "symmetry": (torch.int64, ()), "tangents": (torch.int64, (-1,)), "links": (torch.float64, (-1, 4)),
@@ -89,6 +91,37 @@ class Relations(nn.Module):
         apart = obs[..., self.pairs[:, 0]] - obs[..., self.pairs[:, 1]]
         turned = self.symmetry * obs[..., self.angles]
         return torch.cat([torch.asinh(apart / self.near), turned.cos(), turned.sin(), cos, sin, *parts], -1)
+
+    def names(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """What each of the W values is: its kind, the observation's values that it tells of, and which of several it is."""
+
+        def each(kind: str, about: Tensor) -> list[tuple[str, tuple[int, ...], int]]:
+            return [(kind, tuple(row), 0) for row in (about if about.ndim == 2 else about[:, None]).tolist()]
+
+        found = each("pair", self.pairs)
+        for kind, about in (("turned", self.angles), ("tangent", self.tangents)):
+            found += each(f"cosine, {kind}", about) + each(f"sine, {kind}", about)
+        if len(self.links):
+            found += [("tool", (), k) for k in range(5)]
+            for kind in ("along", "across", "along twice", "across twice"):
+                found += each(kind, self.tangents)
+        return found + [("fixed", (), k) for k in range(self.width - len(found))]
+
+    def moved(self, order: list[int]) -> list[int]:
+        """Where each of the W values comes from when observation value i is that of order[i].
+
+        Raises UserError where a value would come from none of them.
+        """
+        order = [*order, *range(len(order), len(order) + 3)]  # the tool's position stays
+        names = self.names()
+        places = {name: k for k, name in enumerate(names)}
+        found = [places.get((kind, tuple(order[i] for i in about), k)) for kind, about, k in names]
+        missing = [about for (_, about, _), place in zip(names, found, strict=True) if place is None]
+        if missing:
+            raise UserError(
+                f"things that are alike must have the same relations: those of values {missing[0]} have no equal"
+            )
+        return [place for place in found if place is not None]
 
 
 def tool_pose(joints: Tensor, links: Tensor, tool: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from methods.relations import FIELDS as RELATIONS
 from methods.relations import Relations
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Scaler(nn.Module):
         obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
             raise UserError(f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}")
-        relations = None if geometry is None else Relations(**geometry._asdict())
+        relations = None if geometry is None else Relations(**{name: getattr(geometry, name) for name in RELATIONS})
         if relations is not None:
             added = relations(torch.from_numpy(obs)).numpy()
             obs = np.concatenate([obs, added], axis=1)
@@ -119,6 +120,11 @@ class Scaler(nn.Module):
         if self.relations is not None:
             obs = torch.cat([obs, self.relations(obs)], -1)
         return ((obs - self.obs_mean) / self.obs_std).clamp(-LIMIT, LIMIT)
+
+    def moved(self, order: list[int]) -> list[int]:
+        """Where each of the E values that a network sees comes from when observation value i is that of order[i]."""
+        added = [] if self.relations is None else self.relations.moved(order)
+        return [*order, *(self.obs_dim + k for k in added)]
 
     def scale_goal(self, goal: Tensor) -> Tensor:  # (..., D) -> (..., E)
         """Scaled like an observation; what the mask hides is zero afterwards."""

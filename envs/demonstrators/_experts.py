@@ -32,6 +32,7 @@ class Expert(Protocol):
 
 
 Job = tuple[str, int, int]  # behaviour, its copy, attempt
+Draw = Callable[[str, np.random.Generator], Any]  # a context that suits a behaviour
 Outcome = tuple[Episode | None, str]  # the episode, None where it is not what was wanted; the behaviour shown or ""
 
 
@@ -90,16 +91,16 @@ def try_all(
 def generate_all(
     task: type, make_expert: Callable[[Any, list[str], list[np.random.Generator]], Expert],
     wanted: Sequence[str], seed: int, progress: Callable[[int, int], None] | None = None,
-    attempts: list[tuple[str, str]] | None = None, states: bool = False,
+    attempts: list[tuple[str, str]] | None = None, states: bool = False, context: Draw | None = None,
 ) -> list[Episode]:  # fmt: skip
     """One successful episode for every behaviour in `wanted`, in that order; the same for the same seed.
 
     An attempt that fails or shows another behaviour is drawn again, context included (`try_all`).
-    states: with `Episode.states`.
+    states: with `Episode.states`. context: draws the context of an episode (None: as the task does).
     """
 
     def run(jobs: list[Job]) -> list[Outcome]:
-        made = _attempt(task, make_expert, jobs, seed, states)
+        made = _attempt(task, make_expert, jobs, seed, states, context)
         return [
             (e if e is not None and e.mode == mode else None, e.mode if e else "")
             for (mode, _, _), e in zip(jobs, made, strict=True)
@@ -109,12 +110,15 @@ def generate_all(
 
 
 def _attempt(
-    task: type, make_expert: Callable, jobs: list[Job], seed: int, states: bool = False
+    task: type, make_expert: Callable, jobs: list[Job], seed: int, states: bool = False, context: Draw | None = None
 ) -> list[Episode | None]:
     """One run of each job, in one batch; None where it did not succeed."""
     rngs = [np.random.default_rng([seed, *mode.encode(), copy, attempt]) for mode, copy, attempt in jobs]
     env = task(len(jobs), num_threads=len(os.sched_getaffinity(0)))
-    env.reset(seeds=[int(rng.integers(2**31)) for rng in rngs])
+    if context is None:
+        env.reset(seeds=[int(rng.integers(2**31)) for rng in rngs])
+    else:
+        env.reset(contexts=[context(mode, rng) for (mode, _, _), rng in zip(jobs, rngs, strict=True)])
     expert = make_expert(env, [mode for mode, _, _ in jobs], rngs)
     rows, setpoints, lengths = [], [], np.zeros(len(jobs), int)
     seen: list[np.ndarray] = []  # (n, Q) each: the states that the observations show

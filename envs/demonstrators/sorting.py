@@ -3,23 +3,29 @@
 Cube after cube: of those whose colour is next, the one that is reached and pushed in most easily. It goes past the others to
 a place below its own in the bin and from there straight over the edge. A way is looked for anew when the cube slips off or
 strays, when another one is touched, and when the rod does not get behind it for a while. A cube that has tipped into its bin
-is left alone. Every episode has its own speeds, distances, places, hesitations and a wandering hand.
+is left alone. Every episode has its own speeds, places, hesitations and a wandering hand.
+
+As a person would, an episode shows an order that suits its context: one whose pushes are hardly longer, the others being in
+the way, than those of the context's easiest order (`effort`). Which cube comes next, and how it is pushed, then follows from
+where the cubes and the rod are as far as possible: what only the expert knows, a policy cannot learn (docs/training.md).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from envs._labels import COLOUR, ORDERS, inside
+from envs.contexts import sample
 from envs.datasets import Episode
 from envs.demonstrators import _paths
 from envs.demonstrators._cubes import APPROACH, PUSH, CubePusher
-from envs.demonstrators._experts import generate_all, uniform, unit
+from envs.demonstrators._experts import generate_all, unit
 
-GENERATOR_VERSION = "2"
+GENERATOR_VERSION = "3"
 EPISODES = 1054  # spread evenly over the orders, the first ones one more
 BIN_X = np.array([0.4, 0.625])  # m: red, blue
 EDGE_Y = 0.2  # m, where the platform ends
@@ -27,6 +33,13 @@ PLATFORM = np.array([[0.25, 0.75], [-0.36, 0.09]])  # m, x and y between which c
 TIPPED_Z = 0.115  # m: the platform holds a cube's centre at 0.13
 PLACES = np.array([-0.045, -0.025, 0.0, 0.025, 0.045])  # m from a bin's middle, where cubes may go in
 LEGS = 5  # of a cube's way, at most
+LINE_UP_Y = 0.03  # m, where a cube is to be below its place
+DEPTH = 0.315  # m, y that the pushes aim at
+STANDOFF = 0.07  # m behind a cube's centre, where a push begins
+TOOL = 1.0  # cost of a metre of the rod's own way
+EASY = 0.04  # m of way that an order may take beyond a context's easiest
+DRAWN = 8  # contexts looked at at a time
+BERTH = 0.083  # m between the centres of a pushed cube and another
 TURN = 0.08  # m of detour that a leg less is worth
 NEAR = 0.03  # m from a corner of its way, where a cube is taken on to the next
 PATIENCE = 60  # rows of an approach until another way, and perhaps another cube, is looked for
@@ -50,7 +63,7 @@ def generate(
     if not isinstance(per_mode, dict):
         per_mode = counts() if per_mode is None else dict.fromkeys(counts(), per_mode)
     wanted = [mode for mode, n in per_mode.items() for _ in range(n)]
-    return generate_all(SortingBatch, SortingExpert, wanted, seed, progress, attempts, states)
+    return generate_all(SortingBatch, SortingExpert, wanted, seed, progress, attempts, states, draw_context)
 
 
 class SortingExpert(CubePusher):
@@ -63,13 +76,12 @@ class SortingExpert(CubePusher):
         super().__init__(env, rngs)
         n = len(modes)
         self.order = np.array([["rb".index(c) for c in mode] for mode in modes])  # (n, 4) colours
-        self.taste = np.stack([rng.uniform(0.0, 0.05, (4, len(PLACES))) for rng in rngs])  # m of detour, against places
-        self.shift = np.stack([rng.uniform(-0.006, 0.006, 4) for rng in rngs])  # m, of a cube's places
-        self.line_up_y = uniform(rngs, 0.0, 0.05)  # m, where a cube is to be below its place
-        self.depth = uniform(rngs, 0.30, 0.33)  # m, y that the pushes aim at
-        self.berth = uniform(rngs, 0.078, 0.088)  # m between the centres of a pushed cube and another
+        self.taste = np.stack(
+            [rng.uniform(0.0, 0.015, (4, len(PLACES))) for rng in rngs]
+        )  # m of detour, against places
+        self.standoff = np.full(n, STANDOFF)
         self.push *= 1.3  # there is more to do
-        self.aside *= 0.5  # there is less room beside the goal
+        self.aside *= 0.25  # there is less room beside the goal
         self.which = np.zeros(n, int)
         self.chosen = np.full(n, -1)  # the stage that `which` was chosen for
         self.due = np.ones(n, bool)  # whether to look for a way
@@ -154,30 +166,70 @@ class SortingExpert(CubePusher):
 
     def _plan(self, m: np.ndarray, j: int, cubes: np.ndarray, on_top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Cost (len(m),) and corners (len(m), LEGS, 2) of the best way of cube j in episodes m."""
-        cube = cubes[:, j]
-        others = np.where((on_top & (np.arange(4) != j))[..., None], cubes, 9.0)
-        places = (BIN_X[COLOUR[j]] + self.shift[m, j])[:, None] + PLACES  # (len(m), places)
-        below = np.stack(np.broadcast_arrays(places, self.line_up_y[m, None]), -1)
-        beyond = np.stack(np.broadcast_arrays(places, self.depth[m, None]), -1)
-        nearby = _paths.rims(cubes[:, j : j + 1], np.full(len(m), 0.06))
-        points = np.concatenate([cube[:, None], nearby, _paths.rims(others, self.berth[m]), below, beyond], 1)
-        cost = _paths.costs(points, others, _paths.within(self.berth[m], others, cube)) + TURN
-        # the rod has to get behind the cube
-        first = unit(points - cube[:, None])
-        behind = cube[:, None] - first * self.standoff[m, None, None]
-        room = np.linalg.norm(behind[:, :, None] - others[:, None], axis=-1).min(2)
-        tool = self.env.tcp_pos[m, None, :2]
-        cost[:, 0] += 10 * np.maximum(0.055 - room, 0.0) + 0.5 * np.linalg.norm(behind - tool, axis=-1)
-        # nothing goes over the edge but into its bin
-        n_places = len(PLACES)
-        aside = np.abs(points[:, :, None, 0] - beyond[:, None, :, 0])
-        left = np.maximum(self.depth[m, None, None] - points[:, :, None, 1], 0.01)
-        at_edge = aside * (self.depth[m, None, None] - EDGE_Y) / left
-        cost[:, :, -n_places:] += 20 * np.maximum(at_edge - 0.025, 0.0)
-        outside = np.maximum(PLATFORM[:, 0] - points, points - PLATFORM[:, 1]).max(2).clip(0.0, 0.1)
-        outside[:, -n_places:] = 0.0
-        cost += 10 * outside[:, None]
-        last = np.full(points.shape[:2], np.inf)
-        last[:, -n_places:] = self.taste[m, j] + 30 * PLACES**2  # rather in the middle
-        total, way = _paths.shortest(cost, last, LEGS)
-        return total, points[np.arange(len(m))[:, None], way]
+        return plan(j, cubes, on_top, self.env.tcp_pos[m, :2], self.taste[m, j])
+
+
+def plan(
+    j: int, cubes: np.ndarray, on_top: np.ndarray, tool: np.ndarray | None = None, taste: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cost (m,), m of way, and corners (m, LEGS, 2) of cube j's best way past the others into its bin.
+
+    cubes (m, 4, 2) m; on_top (m, 4): which are on the platform still; tool (m, 2) m: where the rod comes from, which counts
+    too; taste (m, places) m of detour, against places.
+    """
+    cube, n = cubes[:, j], len(cubes)
+    others = np.where((on_top & (np.arange(4) != j))[..., None], cubes, 9.0)
+    places = np.broadcast_to(BIN_X[COLOUR[j]] + PLACES, (n, len(PLACES)))
+    below = np.stack(np.broadcast_arrays(places, LINE_UP_Y), -1)
+    beyond = np.stack(np.broadcast_arrays(places, DEPTH), -1)
+    nearby = _paths.rims(cubes[:, j : j + 1], np.full(n, 0.06))
+    berth = np.full(n, BERTH)
+    points = np.concatenate([cube[:, None], nearby, _paths.rims(others, berth), below, beyond], 1)
+    cost = _paths.costs(points, others, _paths.within(berth, others, cube)) + TURN
+    # the rod has to get behind the cube
+    first = unit(points - cube[:, None])
+    behind = cube[:, None] - first * STANDOFF
+    room = np.linalg.norm(behind[:, :, None] - others[:, None], axis=-1).min(2)
+    cost[:, 0] += 10 * np.maximum(0.055 - room, 0.0)
+    if tool is not None:
+        cost[:, 0] += TOOL * np.linalg.norm(behind - tool[:, None], axis=-1)
+    # nothing goes over the edge but into its bin
+    n_places = len(PLACES)
+    aside = np.abs(points[:, :, None, 0] - beyond[:, None, :, 0])
+    left = np.maximum(DEPTH - points[:, :, None, 1], 0.01)
+    at_edge = aside * (DEPTH - EDGE_Y) / left
+    cost[:, :, -n_places:] += 20 * np.maximum(at_edge - 0.025, 0.0)
+    outside = np.maximum(PLATFORM[:, 0] - points, points - PLATFORM[:, 1]).max(2).clip(0.0, 0.1)
+    outside[:, -n_places:] = 0.0
+    cost += 10 * outside[:, None]
+    last = np.full(points.shape[:2], np.inf)
+    last[:, -n_places:] = taste + 30 * PLACES**2  # rather in the middle
+    total, way = _paths.shortest(cost, last, LEGS)
+    return total, points[np.arange(n)[:, None], way]
+
+
+def effort(cubes: np.ndarray) -> dict[str, np.ndarray]:
+    """How long (m,), m, the pushes of each order are at best, those that are left being in the way; cubes (m, 4, 2) m."""
+    found = {mode: np.full(len(cubes), np.inf) for mode in ORDERS.values()}
+    total: dict[tuple[int, ...], np.ndarray] = {}
+    for sequence in itertools.permutations(range(4)):
+        cost = np.zeros(len(cubes))
+        for k, j in enumerate(sequence):
+            gone = tuple(sorted(sequence[:k]))
+            if (*gone, j) not in total:
+                on_top = np.tile(~np.isin(np.arange(4), gone), (len(cubes), 1))
+                total[(*gone, j)] = plan(j, cubes, on_top)[0]
+            cost = cost + total[(*gone, j)]
+        mode = "".join("rb"[COLOUR[j]] for j in sequence)
+        found[mode] = np.minimum(found[mode], cost)
+    return found
+
+
+def draw_context(mode: str, rng: np.random.Generator) -> np.ndarray:
+    """(4, 3) x, y (m), yaw (degrees): a context that an order of colours suits, distributed as the original's otherwise."""
+    while True:
+        drawn = [sample("sorting", rng) for _ in range(DRAWN)]
+        efforts = effort(np.array(drawn)[..., :2])
+        suits = efforts[mode] <= np.min(list(efforts.values()), axis=0) + EASY
+        if suits.any():
+            return drawn[int(suits.argmax())]
