@@ -31,7 +31,6 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from methods.relations import FIELDS as RELATIONS
 from methods.relations import Relations
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class Scaler(nn.Module):
         obs, act = np.asarray(obs, dtype=np.float64), np.asarray(act, dtype=np.float64)
         if obs.ndim != 2 or act.ndim != 2 or len(obs) != len(act) or len(obs) == 0:
             raise UserError(f"scaler: needs obs (N, D) and act (N, A) of equal N > 0, got {obs.shape} and {act.shape}")
-        relations = None if geometry is None else Relations(**{name: getattr(geometry, name) for name in RELATIONS})
+        relations = None if geometry is None else Relations(**geometry._asdict())
         if relations is not None:
             added = relations(torch.from_numpy(obs)).numpy()
             obs = np.concatenate([obs, added], axis=1)

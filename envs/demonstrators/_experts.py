@@ -135,9 +135,10 @@ def _attempt(
     episodes: list[Episode | None] = []
     for n, length in enumerate(lengths):
         actions = np.diff(desired[n, :length], axis=0).astype(np.float32)
-        context = np.array(env.context[n])
         qpos = np.array([row[n] for row in seen[: length - 1]]) if states else None
-        episode = Episode(obs[n, : length - 1].copy(), actions, context, env.mode_name(env.mode[n]), qpos)
+        episode = Episode(
+            obs[n, : length - 1].copy(), actions, np.array(env.context[n]), env.mode_name(env.mode[n]), qpos
+        )
         episodes.append(episode if env.success[n] else None)
     return episodes
 
