@@ -70,6 +70,8 @@ def check(section: dict[str, Any], role: str, train_config: TrainConfig) -> None
         raise ValueError("encoder_pretrain is for methods without a teacher: set it to 0, or encoder_start = teacher")
     if train_config.setpoint_noise:
         raise ValueError("images have no values that are a desired position: set setpoint_noise = 0")
+    if train_config.exchange:
+        raise ValueError("things in an image have no numbers that could change places: set exchange = false")
     if (train_config.obs_noise or train_config.history_noise) and not config.encoder_frozen:
         raise ValueError(
             "images get no noise: set obs_noise = 0 and history_noise = 0, or encoder_frozen = true for noise on features"

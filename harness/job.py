@@ -205,7 +205,9 @@ def fit_scaler(spec: Spec, demos: Demonstrations) -> Scaler:
 
 
 def exchange_of(spec: Spec, scaler: Scaler) -> Exchange:
-    """How the things that look alike in the cell's task change places."""
+    """How the things that look alike in the cell's task change places. UserError where that is not defined."""
+    if spec["task_block"]["goal_tokens"]:
+        raise UserError(f"{spec['task']} has goals, in which nothing changes places: set exchange = false")
     env: Any = backends.Backend().batch_class(spec["task_block"])
     return Exchange.of(() if env.geometry is None else env.geometry.alike, scaler)
 

@@ -7,8 +7,11 @@ import torch
 from envs.base import Geometry
 from envs.sorting import SortingBatch
 from envs.stacking import StackingBatch
+from harness.config import resolve
 from harness.errors import UserError
 from harness.exchange import Exchange
+from harness.job import exchange_of
+from harness.registry import load_suites
 from harness.train import augment
 from methods.scaler import Scaler
 from tests.method_cases import train_config
@@ -77,6 +80,23 @@ def test_what_is_not_alike_is_refused():
         Exchange.of((((2,), (3,)),), scaler)
     with pytest.raises(UserError, match="set it to false"):
         Exchange.of((), scaler)
+
+
+def test_tasks_with_goals_are_refused():
+    with pytest.raises(UserError, match="set exchange = false"):
+        exchange_of({"task": "kitchen", "task_block": {"goal_tokens": 2}}, fitted(observations()))
+
+
+def test_a_cell_of_sorting_trains_with_it():
+    """Its task asks for it, in every budget but the published one."""
+    suites = load_suites()
+    for budget in suites.budgets:
+        config = resolve(suites, "sorting", "beso", budget)
+        assert config["train"]["exchange"] == (budget != "paper")
+        assert (
+            len(exchange_of({"task": "sorting", "task_block": suites.tasks["sorting"]}, fitted(observations())).index)
+            == 4
+        )
 
 
 def test_without_it_training_draws_the_random_numbers_of_before():

@@ -241,6 +241,8 @@ def test_images_have_no_desired_position_to_blur():
     config = resolve(SUITES, "sorting_image", "beso", "smoke")
     with pytest.raises(ValueError, match="set setpoint_noise = 0"):
         encoder.check(config["encoder"], "teacher", job.train.TrainConfig(**config["train"], setpoint_noise=0.1))
+    with pytest.raises(ValueError, match="set exchange = false"):
+        encoder.check(config["encoder"], "teacher", job.train.TrainConfig(**config["train"], exchange=True))
 
 
 @pytest.mark.parametrize("budget", SUITES.budgets)

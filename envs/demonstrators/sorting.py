@@ -76,9 +76,8 @@ class SortingExpert(CubePusher):
         super().__init__(env, rngs)
         n = len(modes)
         self.order = np.array([["rb".index(c) for c in mode] for mode in modes])  # (n, 4) colours
-        self.taste = np.stack(
-            [rng.uniform(0.0, 0.015, (4, len(PLACES))) for rng in rngs]
-        )  # m of detour, against places
+        # m of detour, against places
+        self.taste = np.stack([rng.uniform(0.0, 0.015, (4, len(PLACES))) for rng in rngs])
         self.standoff = np.full(n, STANDOFF)
         self.push *= 1.3  # there is more to do
         self.aside *= 0.25  # there is less room beside the goal

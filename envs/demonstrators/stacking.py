@@ -326,7 +326,7 @@ def _pick(hand: _Hand, view: View, box: int) -> Generator[Command]:
     along = rng.uniform(-0.012, 0.012) if box == 2 else rng.uniform(-0.004, 0.004)
     deep = float(
         np.clip(rng.normal(0.006, 0.001), 0.003, 0.009)
-    )  # m above the box's centre, where the fingers begin to close
+    )  # m above its centre, where the fingers begin to close
 
     def grip() -> np.ndarray:
         yaw = _nearest(view.yaw(box) + _grip_axis(hand, view, box), hand.pose[3])
