@@ -156,16 +156,12 @@ class SortingExpert(CubePusher):
             i = np.flatnonzero(candidates[:, j])
             if not len(i):
                 continue
-            total, path = self._plan(m[i], j, cubes[m[i]], on_top[m[i]])
+            total, path = plan(j, cubes[m[i]], on_top[m[i]], self.env.tcp_pos[m[i], :2], self.taste[m[i], j])
             better = total < best[i]
             best[i[better]] = total[better]
             changed = m[i[better]]
             self.which[changed], self.path[changed], self.leg[changed] = j, path[better], 0
         self.chosen[m], self.seen[m] = self.stage[m], cubes[m]
-
-    def _plan(self, m: np.ndarray, j: int, cubes: np.ndarray, on_top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cost (len(m),) and corners (len(m), LEGS, 2) of the best way of cube j in episodes m."""
-        return plan(j, cubes, on_top, self.env.tcp_pos[m, :2], self.taste[m, j])
 
 
 def plan(
