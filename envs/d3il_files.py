@@ -23,8 +23,9 @@ from harness.errors import UserError
 class Episode:
     """One demonstration: `obs` (L, D) and `actions` (L, A), float32 and unscaled; `mode` = its behaviour as a key.
 
-    Image tasks: `obs` is (L, D) uint8, or an `envs.frames.Frames` that behaves like it. `states` (L, Q): the simulation's
-    qpos at each row, where a demonstrator is asked for it; never stored.
+    Image tasks: `obs` is (L, D) uint8, or an `envs.frames.Frames` that behaves like it, and `positions` (L, E) float32 what
+    the state task observes there; no policy sees them. `states` (L, Q): the simulation's qpos at each row, where a demonstrator
+    is asked for it; never stored.
     """
 
     obs: np.ndarray
@@ -32,6 +33,7 @@ class Episode:
     context: Any = None
     mode: str = ""
     states: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
 
 LEVEL_Y = (-0.1, -0.1 + 0.18, -0.1 + 2 * 0.18)

@@ -1,11 +1,12 @@
 """Images of a demonstration that are decoded when they are looked at.
 
 File of one scripted demonstration, `.frames`: the line `MAGIC`; one line of JSON (rows, mode, context, sizes of the blobs); the
-blobs; 64 characters, the SHA-256 of all that stands before. Blobs: actions (float32), the fixed camera's background, then for
-each group of `GROUP` rows the fixed camera's differences from row to row (of the first: from the background; modulo 256) and
-the hand's images, one lossless WebP each, side by side. Differences suit a camera that stands still, and halve the size.
+blobs; 64 characters, the SHA-256 of all that stands before. Blobs: actions and positions (float32), the fixed camera's
+background, then for each group of `GROUP` rows the fixed camera's differences from row to row (of the first: from the
+background; modulo 256) and the hand's images, one lossless WebP each, side by side. Differences suit a camera that stands
+still, and halve the size.
 
-Letters: L rows, A numbers an action.
+Letters: L rows, A numbers an action, E values that the state task observes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CAMERAS = ("bp_cam", "inhand_cam")
 SIZE = 96  # pixels, both directions
 SHAPE = (len(CAMERAS), SIZE, SIZE, 3)  # of an observation: cameras, rows, columns, RGB
 WIDTH = int(np.prod(SHAPE))
-MAGIC = b"VDD frames 1\n"
+MAGIC = b"VDD frames 2\n"
 GROUP = 16  # rows that are stored, and decoded, together
 MEMORY = 3_000_000_000  # bytes of decoded images that a data set keeps, 54,000 rows
 WEBP: tuple[dict[str, Any], ...] = ({"method": 3, "quality": 50}, {"method": 4, "quality": 30})  # size against time
@@ -93,26 +94,28 @@ class Frames:
         return found if dtype is None else found.astype(dtype, copy=False)
 
 
-def encode(images: np.ndarray, actions: np.ndarray, context: np.ndarray, mode: str) -> bytes:
-    """A demonstration as the content of a file: images (L, 55296) uint8, actions (L, A), context, behaviour."""
+def encode(images: np.ndarray, actions: np.ndarray, positions: np.ndarray, context: np.ndarray, mode: str) -> bytes:
+    """A demonstration as the content of a file: images (L, 55296) uint8, actions (L, A), positions (L, E), context, mode."""
     views = images.reshape(len(images), *SHAPE)
     background = np.median(views[:: max(1, len(views) // 64), 0], 0).astype(np.uint8)
     before = np.concatenate([background[None], views[:-1, 0]])
     before[::GROUP] = background
-    blobs = [np.ascontiguousarray(actions, "<f4").tobytes(), _webp(background, 0)]
+    numbers = [np.ascontiguousarray(array, "<f4").tobytes() for array in (actions, positions)]
+    blobs = [*numbers, _webp(background, 0)]
     for first in range(0, len(views), GROUP):
         rows = slice(first, first + GROUP)
         blobs += [_webp(views[rows, 0] - before[rows], 0), _webp(views[rows, 1], 1)]
     head = {
-        "rows": len(images), "actions": actions.shape[1], "mode": mode, "context": np.asarray(context).tolist(),
-        "sizes": [len(blob) for blob in blobs],
+        "rows": len(images), "actions": actions.shape[1], "positions": positions.shape[1], "mode": mode,
+        "context": np.asarray(context).tolist(), "sizes": [len(blob) for blob in blobs],
     }  # fmt: skip
     content = MAGIC + json.dumps(head).encode() + b"\n" + b"".join(blobs)
     return content + hashlib.sha256(content).hexdigest().encode()
 
 
 def read(path: Path, cache: FrameCache) -> tuple[Frames, dict[str, Any], str]:
-    """Images, head with `actions` (L, A) float32, and SHA-256 of a file. Raises UserError, naming it, for a damaged one."""
+    """Images, head with `actions` (L, A) and `positions` (L, E) float32, and SHA-256 of a file. Raises UserError, naming it,
+    for a damaged one."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -123,15 +126,16 @@ def read(path: Path, cache: FrameCache) -> tuple[Frames, dict[str, Any], str]:
     begin = raw.index(b"\n", len(MAGIC)) + 1
     head = json.loads(raw[len(MAGIC) : begin])  # whole and unaltered, so it is what `encode` wrote
     edges = (begin + np.cumsum([0, *head["sizes"]])).tolist()
-    head["actions"] = np.frombuffer(raw[begin : edges[1]], "<f4").reshape(head["rows"], head["actions"]).copy()
-    background = _pixels(raw[edges[1] : edges[2]], path)[0]
+    for k, name in enumerate(("actions", "positions")):
+        head[name] = np.frombuffer(raw[edges[k] : edges[k + 1]], "<f4").reshape(head["rows"], head[name]).copy()
+    background = _pixels(raw[edges[2] : edges[3]], path)[0]
 
     def decode(group: int) -> np.ndarray:
-        first = edges[2 + 2 * group]
+        first = edges[3 + 2 * group]
         with path.open("rb") as file:
             file.seek(first)
-            part = file.read(edges[4 + 2 * group] - first)
-        half = edges[3 + 2 * group] - first
+            part = file.read(edges[5 + 2 * group] - first)
+        half = edges[4 + 2 * group] - first
         changes, hand = _pixels(part[:half], path), _pixels(part[half:], path)
         changes[0] += background
         return np.stack([np.add.accumulate(changes, dtype=np.uint8), hand], 1).reshape(-1, WIDTH)

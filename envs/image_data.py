@@ -18,6 +18,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from harness.errors import UserError
 log = logging.getLogger(__name__)
 STATE_TASK = {"sorting_image": "sorting", "stacking_image": "stacking"}
 FOLDERS = ("bp-cam", "inhand-cam")  # of the original's images, in the order of `frames.CAMERAS`
-IMAGES_VERSION = "1"  # of what the cameras show: `envs._cameras`
+IMAGES_VERSION = "2"  # of what the cameras show, `envs._cameras`, and of what is stored; 2: positions
 AHEAD = 2  # episodes that wait to be written while others are drawn
 
 
@@ -119,7 +120,8 @@ def _cached(path: Path, cache: frames.FrameCache) -> tuple[Episode, str] | None:
 
 def _episode(path: Path, cache: frames.FrameCache) -> tuple[Episode, str]:
     images, head, digest = frames.read(path, cache)
-    return Episode(images, head["actions"], np.array(head["context"]), head["mode"]), digest  # type: ignore[arg-type]
+    context, positions = np.array(head["context"]), head["positions"]
+    return Episode(images, head["actions"], context, head["mode"], positions=positions), digest  # type: ignore[arg-type]
 
 
 def _make(task: str, seed: int, paths: dict[str, list[Path]], there: set[Path], folder: Path) -> Iterator[Path]:
@@ -154,7 +156,7 @@ def _make(task: str, seed: int, paths: dict[str, list[Path]], there: set[Path], 
 
 
 def _write(path: Path, images: np.ndarray, run: Episode) -> Path:
-    return write_whole(path, frames.encode(images, run.actions, run.context, run.mode))
+    return write_whole(path, frames.encode(images, run.actions, run.obs, run.context, run.mode))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def with_images(named: Sequence[tuple[Path, Episode]], episodes: int) -> tuple[l
             left[episode.mode] -= 1
             images = _images(path, len(episode.actions), digest)
             rows = frames.Frames(len(episode.actions), _decoder(images), cache)
-            found.append((path, Episode(rows, episode.actions, episode.context, episode.mode)))  # type: ignore[arg-type]
+            found.append((path, replace(episode, obs=rows, positions=episode.obs)))  # type: ignore[type-var]
     return found, digest.hexdigest()
 
 

@@ -68,11 +68,11 @@ def build(task: str, name: str, **hyper: object) -> Method:
     return cls(cls.Config(**{**config["hyper"], **hyper}), shape, GPTConfig(**config["gpt"]), scaler, teacher)
 
 
-def bench_env(task: str, rounds: int, backend: Backend) -> None:
-    """Environment steps a second, one thread, alone and 64 (the original: 4) in a batch, holding the start."""
-    print(f"\nenvironment {task}, {backend.name}, one thread")
+def bench_env(task: str, rounds: int, threads: int, backend: Backend) -> None:
+    """Environment steps a second, alone and 64 (the original: 4) in a batch, holding the start."""
+    print(f"\nenvironment {task}, {backend.name}, {threads} thread(s)")
     block = SUITES.tasks[task]
-    environments = {f"{n} in a batch": backend.make(block, n, 1) for n in (1, min(64, backend.most))}
+    environments = {f"{n} in a batch": backend.make(block, n, threads) for n in (1, min(64, backend.most))}
 
     def stepper(env) -> Callable[[], None]:
         action = np.zeros((env.num_envs, SUITES.tasks[task]["act_dim"]))
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     for part in args.parts or PARTS:
         if part == "env":
-            bench_env(args.task, args.rounds, backend)
+            bench_env(args.task, args.rounds, args.threads, backend)
         elif part == "train":
             bench_train(args.task, args.rounds, args.batch, only)
         elif part == "mode":

@@ -7,8 +7,10 @@ The methods know nothing of it: before training, `prepare` puts weights into the
                     "teacher" students: their teacher's
     encoder_frozen            its weights stay; the features of every frame are computed once, before training, and scaled;
                               a teacher's stay in its working folder, where students find them
-    encoder_pretrain          iterations of the method's own loss, with a window of one state, before it is frozen; the
-    encoder_pretrain_lr       rest of that network is thrown away
+    encoder_pretrain          iterations before it is frozen
+    encoder_pretrain_lr       with AdamW; the rest of the network that learns then is thrown away
+    encoder_target "loss"     what pre-training fits: the method's own loss, with a window of one state
+              "positions"     what the state task observes at each frame (harness/positions.py)
     encoder_weights           SHA-256 of the file, "" without one
 """
 
@@ -41,7 +43,7 @@ from methods.base import Method
 from methods.policy import on_cpu
 
 FOLDER, FEATURES = "encoder", "features.safetensors"  # below a cell's working folder
-Build = Callable[[int], Method]  # the method anew, with a window of that many states
+First = Callable[[], tuple[Method, Windows, Windows]]  # what pre-training trains, its windows, and held-out ones
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ class EncoderConfig:
     encoder_frozen: bool
     encoder_pretrain: int
     encoder_pretrain_lr: float
+    encoder_target: str
     encoder_weights: str
 
     def __post_init__(self) -> None:
         if self.encoder_start not in ("own", "teacher"):
             raise ValueError(f"encoder_start must be own or teacher. Got {self.encoder_start!r}")
+        if self.encoder_target not in ("loss", "positions"):
+            raise ValueError(f"encoder_target must be loss or positions. Got {self.encoder_target!r}")
         if self.encoder_pretrain < 0 or self.encoder_pretrain_lr <= 0:
             raise ValueError("encoder_pretrain must be at least 0 and encoder_pretrain_lr above 0")
 
@@ -99,12 +104,12 @@ def encoders(method: Method) -> list[ImageEncoder]:
 
 def prepare(
     section: dict[str, Any], method: Method, teacher: Method | None, data: Windows, held: Windows,
-    train_config: TrainConfig, key: str, workdir: Path, progress: Progress, build: Build, one_state: Callable[[], Windows],
-    weights: str | None, frames: str, teacher_dir: Path | None,
+    train_config: TrainConfig, key: str, workdir: Path, progress: Progress, first: First, weights: str | None, frames: str,
+    teacher_dir: Path | None,
 ) -> tuple[Windows, Windows, dict[str, Any]]:  # fmt: skip
     """Put weights into the method's encoders; returns training and held-out windows, features if frozen, and remarks for the
-    record. `build` and `one_state` make the method and the training windows with one state, for pre-training; `frames` names
-    the demonstrations; `teacher_dir` is the teacher's working folder.
+    record. `first` makes what pre-training needs; `frames` names the demonstrations; `teacher_dir` is the teacher's working
+    folder.
 
     Resumes: pre-training like any training, and what is finished is read from the working folder.
     """
@@ -125,7 +130,7 @@ def prepare(
     cached = read_cache(workdir / FOLDER / FEATURES)
     if cached is None:
         if config.encoder_pretrain and own:
-            notes |= pretrain(config, method, train_config, key, workdir / FOLDER, progress, build, one_state)
+            notes |= pretrain(config, method, train_config, key, workdir / FOLDER, progress, first)
         tensors: dict[str, Tensor] = {}
         if config.encoder_frozen:
             ready = None if own else of_teacher(teacher_dir, method.encoder, frames)
@@ -172,25 +177,21 @@ def start_from_file(method: Method, path: Path | None, sha256: str) -> None:
 
 def pretrain(
     config: EncoderConfig, method: Method, train_config: TrainConfig, key: str, folder: Path, progress: Progress,
-    build: Build, one_state: Callable[[], Windows],
+    first: First,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train a method of the same kind with one state a window, and take its encoder; returns its curve for the record."""
+    """Train what `first` makes from the method's encoder on, and take its encoder; returns its curves for the record."""
     assert method.encoder is not None
-    start = method.encoder.state_dict()
-    short = build(1)
-    share(short, start)
+    learner, data, held = first()
+    share(learner, method.encoder.state_dict())
     changes: dict[str, Any] = {"steps": config.encoder_pretrain, "optimizer": "adamw", "lr": config.encoder_pretrain_lr}
     changes |= {"lr_final": config.encoder_pretrain_lr / 10, "warmup": min(20, config.encoder_pretrain)}
-    changes |= {"obs_noise": 0.0, "history_noise": 0.0, "history_cut": 0.0, "validations": 1}
+    changes |= {"obs_noise": 0.0, "history_noise": 0.0, "history_cut": 0.0, "validations": 5}
     progress.phase("pre-train encoder", config.encoder_pretrain)
-    data = one_state()
-    result = train(
-        short, data, data.select(torch.arange(0)), replace(train_config, **changes), derive(key, "encoder"), folder,
-        progress.report,
-    )  # fmt: skip
-    assert short.encoder is not None
-    share(method, short.encoder.state_dict())
-    return {"pretraining": result.curve}
+    seed = derive(key, "encoder")
+    result = train(learner, data, held, replace(train_config, **changes), seed, folder, progress.report)
+    assert learner.encoder is not None
+    share(method, learner.encoder.state_dict())
+    return {"pretraining": result.curve, "pretraining_val": result.val}
 
 
 def frozen_features(method: Method, data: Windows, held: Windows, progress: Progress, scale: bool) -> dict[str, Tensor]:

@@ -49,6 +49,10 @@ class Exchange:
         mean, std = scaler.obs_mean, scaler.obs_std
         return cls(index, std[index] / std, (mean[index] - mean) / std)
 
+    def every(self, states: Tensor) -> Tensor:
+        """Scaled states (B, E) in all ways: (B, P, E)."""
+        return (states[:, self.index] * self.factor + self.offset).clamp(-LIMIT, LIMIT)
+
     def draw(self, obs: Tensor, last: Tensor, generator: torch.Generator) -> Tensor:
         """Scaled states (B, T, E) with one way a sample, drawn from `generator`; rows beyond `last` (B,) stay 0."""
         way = torch.randint(len(self.index), (len(obs),), generator=generator).to(obs.device)

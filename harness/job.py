@@ -20,7 +20,20 @@ import numpy as np
 import torch
 
 from envs.datasets import Demonstrations, load_demonstrations
-from harness import backends, distribution, encoder, lease, metrics, record, rollout, sealed, stop, train, windows
+from harness import (
+    backends,
+    distribution,
+    encoder,
+    lease,
+    metrics,
+    positions,
+    record,
+    rollout,
+    sealed,
+    stop,
+    train,
+    windows,
+)
 from harness.errors import UserError
 from harness.exchange import Exchange
 from harness.likelihood import ROWS, likelihood
@@ -159,6 +172,14 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
             small = replace(gpt, window=window)
             return method_class(hyper, shape, small, scaler, teacher).to(spec["device"])
 
+        def first() -> tuple[Method, windows.Windows, windows.Windows]:  # what an encoder is pre-trained with
+            if config["encoder"]["encoder_target"] == "positions":
+                geometry: Any = backends.Backend().batch_class(task).geometry
+                reader, *frames = positions.pretraining(kept, held, gpt, geometry)
+                return reader.to(spec["device"]), *frames
+            data = windows.make_windows(kept, 1, scaler)
+            return build(1), data, data.select(torch.arange(0))
+
         method = build(gpt.window)
         train_config = train.TrainConfig(**config["train"])
         data = windows.make_windows(kept, gpt.window, scaler, shape.goal)
@@ -166,8 +187,8 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
         seen = None
         if "encoder" in config:
             data, held_data, seen = encoder.prepare(
-                config["encoder"], method, teacher, data, held_data, train_config, spec["key"], workdir, progress, build,
-                lambda: windows.make_windows(kept, 1, scaler), spec.get("encoder_weights"), demos.identity,
+                config["encoder"], method, teacher, data, held_data, train_config, spec["key"], workdir, progress, first,
+                spec.get("encoder_weights"), demos.identity,
                 Path(spec["teacher"]["path"]).parent if spec["teacher"] else None,
             )  # fmt: skip
         progress.phase("train", train_config.steps)

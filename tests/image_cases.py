@@ -29,12 +29,13 @@ def frames(positions: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def demonstrations(lengths: list[int] | None = None, seed: int = 0) -> Demonstrations:
-    """Episodes in which a dot wanders and the action points to it."""
+    """Episodes in which a dot wanders, whose positions are known, and the action points to it."""
     rng, episodes = np.random.default_rng(seed), []
     for i, length in enumerate(lengths or [12, 9, 15, 10]):
         where = np.clip(rng.random(2) + np.cumsum(rng.normal(0, 0.05, (length, 2)), 0), 0, 0.999)
         actions = (where + 0.02 * rng.normal(size=(length, 2))).astype(np.float32)
-        episodes.append(Episode(frames(where, seed + i), actions, None, str(i % 2)))
+        pictures, known = frames(where, seed + i), where.astype(np.float32)
+        episodes.append(Episode(pictures, actions, None, str(i % 2), positions=known))
     return Demonstrations("tiny_image", "scripted", "made up", f"tiny/{seed}", "digest", episodes)
 
 

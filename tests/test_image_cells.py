@@ -24,7 +24,7 @@ TASK = {
     "gpt": {"layers": 2, "heads": 2, "embed": 16, "window": 3, "cameras": 2, "pixels": PIXELS, "keypoints": 4,
             "encoder_width": 8},
     "encoder": {"encoder_start": "own", "encoder_frozen": False, "encoder_pretrain": 0, "encoder_pretrain_lr": 1e-3,
-                "encoder_weights": ""},
+                "encoder_target": "loss", "encoder_weights": ""},
     "train": {"optimizer": "adamw", "lr": 1e-3, "beta_1": 0.95, "obs_noise": 0.0, "batch": 4},
     "budget": {
         "smoke": {"steps": 3, "rollouts": 2, "validations": 1, "encoder_start": "teacher", "encoder_frozen": True,
@@ -40,7 +40,7 @@ SUITES = replace(SUITES, tasks={**SUITES.tasks, "tiny_image": TASK})
 class TinyEnv:
     """Two steps of a picture each; success where the action is large."""
 
-    obs_dim, act_dim, goal_tokens, goal_mask = IMAGE_SHAPE.obs, 2, 0, None
+    obs_dim, act_dim, goal_tokens, goal_mask, geometry = IMAGE_SHAPE.obs, 2, 0, None, None
 
     def __init__(self, num_envs, num_threads=1):
         self.n = num_envs
@@ -113,6 +113,18 @@ def test_a_frozen_encoder_is_pretrained_by_the_teacher_and_shared_by_the_student
     assert student["likelihood"]["kind"] == "exact" and student["quality"]["states"] == 2
     kept = {m: files_of(record.work_path(tmp_path, f"tiny_image/{m}/0") / "encoder") for m in ("beso", "vdd_ve", "em")}
     assert kept == {"beso": [encoder.FEATURES], "vdd_ve": [], "em": []}
+
+
+def test_an_encoder_may_learn_positions_first_which_no_policy_sees(tmp_path):
+    target = {"encoder_target": "positions"}
+    found = run(tmp_path, ["beso", "vdd_ve"], sets={"beso": target, "vdd_ve": target})
+    notes = found["beso"]["training"]["encoder"]
+    assert "square_error" in notes["pretraining"] and len(notes["pretraining_val"]["loss"]) == 2
+    ours, theirs = (weights_of(tmp_path, f"tiny_image/{m}/0") for m in ("vdd_ve", "beso"))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    other = run(tmp_path / "other", ["beso"])["beso"]
+    assert other["config_hash"] != found["beso"]["config_hash"]
+    assert not torch.equal(weights_of(tmp_path / "other", "tiny_image/beso/0")["feature_mean"], theirs["feature_mean"])
 
 
 def files_of(folder):
@@ -226,6 +238,7 @@ def test_what_contradicts_itself_is_refused_before_anything_is_spent(tmp_path):
         ("beso", {"encoder_frozen": False}, "images get no noise"),
         ("beso", {"encoder_frozen": False, "obs_noise": 0.0, "encoder_pretrain": -1}, "at least 0"),
         ("vdd_ve", {"encoder_start": "else"}, "own or teacher"),
+        ("beso", {"encoder_target": "else"}, "loss or positions"),
         ("beso", {"pixels": 50}, None),
     ):
         spec = specs(tmp_path, [method], "smoke", {method: sets})[-1]

@@ -31,7 +31,8 @@ def stored(tmp_path):
     """A file of 40 rows and what went into it."""
     pixels, actions = images(40), np.random.default_rng(1).normal(size=(40, 2)).astype(np.float32)
     path = tmp_path / "rb-0000.frames"
-    path.write_bytes(frames.encode(pixels, actions, np.arange(28.0).reshape(4, 7), "rb"))
+    positions = np.random.default_rng(2).normal(size=(40, 16)).astype(np.float32)
+    path.write_bytes(frames.encode(pixels, actions, positions, np.arange(28.0).reshape(4, 7), "rb"))
     return path, pixels, actions
 
 
@@ -40,6 +41,7 @@ def test_what_is_stored_comes_back_to_the_last_bit(stored):
     found, head, digest = frames.read(path, FrameCache())
     np.testing.assert_array_equal(np.asarray(found), pixels)
     np.testing.assert_array_equal(head["actions"], actions)
+    np.testing.assert_array_equal(head["positions"], np.random.default_rng(2).normal(size=(40, 16)).astype(np.float32))
     assert head["mode"] == "rb" and head["context"] == np.arange(28.0).reshape(4, 7).tolist() and len(digest) == 64
 
 
@@ -149,10 +151,11 @@ def test_scripted_images_show_the_runs_of_the_state_task(demonstrator, tmp_path)
         np.testing.assert_array_equal(np.asarray(episode.obs), renderers.draw(run.states))
         np.testing.assert_array_equal(episode.actions, run.actions.astype(np.float32))
         np.testing.assert_array_equal(episode.context, run.context)
+        np.testing.assert_array_equal(episode.positions, run.obs.astype(np.float32))
         assert episode.actions.dtype == np.float32 and episode.obs.shape == (len(run.actions), WIDTH)
     renderers.close()
     assert demos.rows == sum(len(e.actions) for e in demos.episodes)
-    assert demos.identity == "scripted/sorting_image/v7.1/seed3/3"
+    assert demos.identity == "scripted/sorting_image/v7.2/seed3/3"
     assert identify("sorting_image", seed=3, episodes=3) == ("scripted", demos.identity)
 
 
@@ -161,7 +164,7 @@ def test_what_is_there_is_kept_and_what_is_damaged_drawn_again(demonstrator, tmp
     more = load_demonstrations("sorting_image", cache_dir=tmp_path, episodes=3)
     assert demonstrator.asked == [{"br": 1}, {"rb": 1}, {"br": 2}]  # nothing of rb again
     assert more.sha256 != first.sha256
-    folder = tmp_path / "demonstrations" / "scripted-sorting_image-v7.1-seed0"
+    folder = tmp_path / "demonstrations" / "scripted-sorting_image-v7.2-seed0"
     assert sorted(path.name for path in folder.iterdir()) == ["br-0000.frames", "br-0001.frames", "rb-0000.frames"]
     path = folder / "rb-0000.frames"
     path.write_bytes(path.read_bytes()[:-100])
@@ -229,6 +232,7 @@ def test_the_originals_layout(task, tmp_path):
         colours = episode.obs[:].reshape(-1, *SHAPE)[:, :, 48, 48]  # (rows, cameras, RGB)
         expected = [[(40 * k, green, 10 * n) for green in (100, 200)] for k in range(ROWS - 1)]
         np.testing.assert_allclose(colours, expected, atol=4)  # JPEG
+        assert episode.positions.shape == (ROWS - 1, {"sorting_image": 16, "stacking_image": 20}[task])
     fewer = load_demonstrations(task, tmp_path, episodes=2)
     assert len(fewer.episodes) == 2 and fewer.identity != demos.identity
     assert identify(task, tmp_path, episodes=2) == ("official", fewer.identity)

@@ -1,0 +1,80 @@
+"""Encoders that learn where things are: the values fitted, things that look alike, what has no positions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from envs.base import Geometry
+from envs.sorting import SortingBatch
+from envs.stacking import StackingBatch
+from harness import positions
+from harness.errors import UserError
+from harness.train import TrainConfig, train
+from methods.base import Batch
+from methods.scaler import Scaler
+from tests.image_cases import IMAGE_GPT, IMAGE_SHAPE, demonstrations
+
+CONFIG = TrainConfig(
+    steps=150, batch=32, optimizer="adamw", lr=3e-3, lr_final=3e-4, warmup=5, weight_decay=0.0, history_cut=0.0,
+    obs_noise=0.0, ema=0.0, grad_clip=1.0, precision="fp32", compile="off", checkpoint_seconds=60.0, validations=1,
+)  # fmt: skip
+
+
+def test_positions_of_frames_never_seen_are_learned(tmp_path):
+    torch.manual_seed(0)
+    kept, held = demonstrations([40] * 8), demonstrations([30] * 2, seed=50)
+    reader, data, val = positions.pretraining(kept, held, IMAGE_GPT, None)
+    assert data.obs.raw and data.action.shape == (320, 2) and len(val) == 60
+    result = train(reader, data, val, CONFIG, 1, tmp_path)
+    assert result.val["loss"][-1] < 0.2  # of the variance of a dot's place in other episodes
+
+
+def reader_of(geometry, width):
+    rng = np.random.default_rng(0)
+    scaler = Scaler.fit(rng.normal(size=(60, width)) * 0.1, rng.normal(size=(60, 2)), geometry=geometry)
+    ways = positions.Exchange.of(geometry.alike, scaler) if geometry.alike else None
+    torch.manual_seed(0)
+    config = positions.PositionConfig(tuple(range(len(scaler.obs_mean))), ways)
+    return positions.PositionReader(config, replace(IMAGE_SHAPE, act=len(scaler.obs_mean)), IMAGE_GPT, scaler), rng
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_things_that_look_alike_may_be_numbered_either_way(alike):
+    """One frame, two truths that differ by which of two things is called the first: told apart where they do not look alike."""
+    geometry = Geometry(((0, 2), (1, 2)), 0.05, alike=(((0,), (1,)),) if alike else ())
+    reader, rng = reader_of(geometry, 3)
+    truth = torch.from_numpy(rng.normal(size=(6, 3)).astype(np.float32)) * 0.1
+    obs = torch.from_numpy(demonstrations([6]).episodes[0].obs)[:, None]
+    last = torch.zeros(6, dtype=torch.int64)
+    one, other = (
+        reader.errors(Batch(obs, last, reader.scaler.scale_obs(rows))).square().mean(-1)
+        for rows in (truth, truth[:, [1, 0, 2]])
+    )
+    assert torch.allclose(one, other, atol=1e-5) == alike
+
+
+@pytest.mark.parametrize("task", [SortingBatch, StackingBatch])
+def test_what_is_fitted_in_a_task(task):
+    """Everything that the state task's networks see, but tangents, which jump."""
+    demos = demonstrations([5, 6])
+    rng = np.random.default_rng(0)
+    episodes = [
+        replace(e, positions=rng.normal(size=(len(e.obs), task.obs_dim)).astype(np.float32)) for e in demos.episodes
+    ]
+    reader, data, _ = positions.pretraining(
+        replace(demos, episodes=episodes), replace(demos, episodes=episodes[:1]), IMAGE_GPT, task.geometry
+    )
+    width = data.action.shape[1]
+    assert width > task.obs_dim and len(reader.config.fitted) == width - len(task.geometry.tangents)
+    assert not set(reader.config.fitted) & set(task.geometry.tangents)
+    ways = reader.config.ways
+    assert (4 if task is SortingBatch else None) == (None if ways is None else len(ways.index))
+
+
+def test_demonstrations_of_images_alone_are_refused():
+    demos = demonstrations([5, 6])
+    without = replace(demos, episodes=[replace(e, positions=None) for e in demos.episodes])
+    with pytest.raises(UserError, match="no positions beside its images: set encoder_target = loss"):
+        positions.pretraining(without, demos, IMAGE_GPT, None)
