@@ -180,7 +180,7 @@ def with_images(named: Sequence[tuple[Path, Episode]], episodes: int) -> tuple[l
             left[episode.mode] -= 1
             images = _images(path, len(episode.actions), digest)
             rows = frames.Frames(len(episode.actions), _decoder(images), cache)
-            found.append((path, replace(episode, obs=rows, positions=episode.obs)))  # type: ignore[type-var]
+            found.append((path, replace(episode, obs=rows, positions=episode.obs)))  # type: ignore[arg-type]
     return found, digest.hexdigest()
 
 

@@ -182,6 +182,7 @@ def pretrain(
     """Train what `first` makes from the method's encoder on, and take its encoder; returns its curves for the record."""
     assert method.encoder is not None
     learner, data, held = first()
+    learner.to(method.device)
     share(learner, method.encoder.state_dict())
     changes: dict[str, Any] = {"steps": config.encoder_pretrain, "optimizer": "adamw", "lr": config.encoder_pretrain_lr}
     changes |= {"lr_final": config.encoder_pretrain_lr / 10, "warmup": min(20, config.encoder_pretrain)}

@@ -174,9 +174,8 @@ def train_method(spec: Spec, demos: Demonstrations, workdir: Path, progress: Pro
 
         def first() -> tuple[Method, windows.Windows, windows.Windows]:  # what an encoder is pre-trained with
             if config["encoder"]["encoder_target"] == "positions":
-                geometry: Any = backends.Backend().batch_class(task).geometry
-                reader, *frames = positions.pretraining(kept, held, gpt, geometry)
-                return reader.to(spec["device"]), *frames
+                env: Any = backends.Backend().batch_class(task)
+                return positions.pretraining(kept, held, gpt, env.geometry)
             data = windows.make_windows(kept, 1, scaler)
             return build(1), data, data.select(torch.arange(0))
 
