@@ -1,5 +1,7 @@
 """Things that look alike change places (harness/exchange.py)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,11 @@ from harness.errors import UserError
 from harness.exchange import Exchange
 from harness.job import exchange_of
 from harness.registry import load_suites
-from harness.train import augment
+from harness.train import Trainer, augment
+from harness.windows import Windows
+from methods.base import Shape
 from methods.scaler import Scaler
-from tests.method_cases import train_config
+from tests.method_cases import GPT, assemble, train_config
 
 
 def observations(n: int = 200) -> np.ndarray:
@@ -99,6 +103,22 @@ def test_a_cell_of_sorting_trains_with_it():
         )
 
 
-def test_without_it_training_draws_the_random_numbers_of_before():
-    assert not train_config("beso").exchange
-    assert "exchange" not in augment.__code__.co_names
+@pytest.mark.parametrize("exchange", [False, True])
+def test_training_draws_the_ways_and_without_them_the_random_numbers_of_before(exchange):
+    rows = observations(300)
+    scaler = fitted(rows)
+    shape = Shape(16, 2)
+    obs = scaler.scale_obs(torch.from_numpy(rows[: 60 * GPT.window]).float()).view(60, GPT.window, -1)
+    data = Windows(obs, torch.full((60,), GPT.window - 1), torch.from_numpy(rows[:60, :2]).float())
+    config = train_config("beso", exchange=exchange, obs_noise=0.1)
+    ways = Exchange.of(SortingBatch.geometry.alike, scaler)
+    method = assemble("beso", GPT, shape, scaler, None)
+    run = Trainer(method.train(), data, data, config, 3, ways if exchange else None)
+    drawn = torch.Generator()
+    drawn.set_state(run.indices.get_state())
+    run.iterate()
+    batch = data.batch(torch.randint(60, (config.batch,), generator=drawn))
+    if exchange:
+        batch = replace(batch, obs=ways.draw(batch.obs, batch.last, drawn))
+    augment(batch, config, drawn)
+    assert torch.equal(run.indices.get_state(), drawn.get_state())
