@@ -57,7 +57,8 @@ class Progress:
             numbers = {name: float(value) for name, value in values.items()}
             state["values"] = numbers
             self.log(state["phase"], step, numbers)
-        self.save(force=first or step >= total)
+        kept = state["phase"] == "rollout" and bool(values)  # a chunk is finished: what a resumed run begins with
+        self.save(force=first or step >= total or kept)
 
     def log(self, phase: str, step: int, numbers: dict[str, float]) -> None:
         """Append to the cell's TensorBoard event file."""
@@ -71,7 +72,7 @@ class Progress:
             self.writer.add_scalar(f"{phase}/{name}", value, step)
 
     def save(self, force: bool = False) -> None:
-        """Write the file, at most every half second unless forced."""
+        """Write the file, at most every `EVERY` seconds unless forced."""
         now = time.time()
         if force or now - self.written >= EVERY:
             self.written = self.state["updated"] = now

@@ -14,6 +14,7 @@ more episodes than demonstrations). Nothing of an evaluation episode enters its 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ def evaluate(
     demonstrations (E, G, width), `windows.final_goals`; such tasks' episodes also have goal_return (float). backend: which
     simulation.
 
-    Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again.
+    Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again. on_progress is called at every step, with
+    how many episodes have ended; after a chunk also with the success so far.
     """
     folder = Path(workdir) / "rollouts"
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,12 +66,18 @@ def evaluate(
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
             contexts = [context_of(task, first + i) for i in range(count)]
             chosen = goals_of(goals, seed, range(first, first + count))
-            chunk = run_chunk(method, task, contexts, seeds, threads, data_root, chosen, backend)
+            tell = functools.partial(report_ended, on_progress, first, rollouts)
+            chunk = run_chunk(method, task, contexts, seeds, threads, data_root, chosen, backend, tell)
             sealed.write_json(path, chunk)
         for key in keys:
             episodes[key] += chunk[key]
         on_progress(first + count, rollouts, {"success": float(np.mean(episodes["success"]))})
     return episodes
+
+
+def report_ended(on_progress: Progress, before: int, rollouts: int, ended: int) -> None:
+    """A chunk goes on: that a cell is alive can be seen. With images one takes longer than `progress.SILENT`."""
+    on_progress(before + ended, rollouts, {})
 
 
 def goals_of(goals: np.ndarray | None, seed: int, episodes: range) -> np.ndarray | None:
@@ -103,8 +111,9 @@ def context_of(task: dict[str, Any], episode: int) -> int:
 def run_chunk(
     method: Method, task: dict[str, Any], contexts: list[int], seeds: list[int], threads: int,
     data_root: str | Path | None = None, goals: np.ndarray | None = None, backend: Backend = BUILTIN,
+    on_step: Callable[[int], None] = lambda ended: None,
 ) -> dict[str, list[Any]]:  # fmt: skip
-    """One batch of episodes to their ends."""
+    """One batch of episodes to their ends. on_step: called after every step, with how many have ended."""
     env = backend.make(task, len(seeds), threads, data_root)
     try:
         obs = env.reset(contexts=contexts, seeds=seeds, **({} if goals is None else {"goals": goals}))
@@ -117,6 +126,7 @@ def run_chunk(
             obs, reward, _, _, info = env.step(policy.act(obs, active))
             returns[active] += reward[active]
             length += active
+            on_step(len(seeds) - int(env.active.sum()))
         return {
             "context": list(contexts),
             "success": info["success"].astype(bool).tolist(),

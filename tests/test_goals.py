@@ -266,11 +266,26 @@ def test_episodes_of_a_task_with_goals_have_goal_return(tmp_path, monkeypatch):
     assert set(got) == {*metrics.KEYS, "goal_return"} and set(got["goal_return"]) <= {0.0, 0.5}
     computed = metrics.compute(TASK, got)
     assert computed["goal_return"] == pytest.approx(np.mean(got["goal_return"]))
-    assert rollout.evaluate(method, TASK, 6, 3, 1, tmp_path, goals=goals) == got  # from the finished chunk
+    told = []
+    again = rollout.evaluate(method, TASK, 6, 3, 1, tmp_path, lambda *done: told.append(done), goals=goals)
+    assert again == got and [(done, total) for done, total, _ in told] == [(6, 6)]  # from the finished chunk
     assert metrics.METRIC_VERSION == 1
     with pytest.raises(UserError, match="lack goal_return"):
         metrics.compute(TASK, {k: v for k, v in got.items() if k != "goal_return"})
     assert "goal_return" not in metrics.compute({**TASK, "goal_tokens": 0}, got)
+
+
+def test_progress_is_told_at_every_step_of_a_chunk(tmp_path, monkeypatch):
+    """A chunk of images takes longer than a cell may be silent before it counts as stopped."""
+    monkeypatch.setattr(Backend, "batch_class", lambda _self, _task: GoalEnv)
+    monkeypatch.setattr(rollout, "CHUNK", 4)
+    told = []
+    rollout.evaluate(
+        build("beso", shape=GOAL_SHAPE).eval(), TASK, 6, 3, 1, tmp_path, lambda *done: told.append(done),
+        goals=final_goals(goal_data(), 2),
+    )  # fmt: skip
+    assert [done for done, _, _ in told] == [*[0] * 7, 4, 4, *[4] * 7, 6, 6] and {total for _, total, _ in told} == {6}
+    assert [k for k, (_, _, values) in enumerate(told) if values] == [8, 17]  # with the success so far
 
 
 def test_nothing_of_an_evaluation_episodes_future_reaches_its_actions(tmp_path, monkeypatch):
