@@ -1,8 +1,11 @@
 """An image encoder that learns where things are, before a policy learns what to do.
 
 Demonstrations with images know more than images: what the state task observes at each frame, `Episode.positions`. A linear map
-of the encoder's features is fitted to that, as the state task's networks would see it (z-scores, and what its geometry adds to
-them); then the map is thrown away. No policy ever sees a position: neither in training, nor when it acts.
+of the encoder's features is fitted to that (z-scores, and the differences that the task's geometry adds to them); then the map
+is thrown away. No policy ever sees a position: neither in training, nor when it acts.
+
+Directions of boxes are left out: a cube has five pixels a side, and what is fitted to its direction is learned by heart, to the
+harm of the rest (docs/images.md).
 
 Things that look alike have no numbers in an image. Of all ways to number them a frame is held against the one that fits best.
 
@@ -83,12 +86,13 @@ def pretraining(
         raise UserError(f"{kept.origin}: has no positions beside its images: set encoder_target = loss")
     actions = np.concatenate([e.actions for e in kept.episodes])
     scaler = Scaler.fit(np.concatenate([p for p in known if p is not None]), actions, geometry=geometry)
-    # a tangent jumps at 90 degrees; the geometry has the directions instead
-    left_out = () if geometry is None else geometry.tangents
-    fitted = tuple(k for k in range(len(scaler.obs_mean)) if k not in left_out)
+    fitted = [k for k in range(scaler.obs_dim) if geometry is None or k not in geometry.tangents]
+    if scaler.relations is not None:
+        names = scaler.relations.names()
+        fitted += [scaler.obs_dim + k for k, (kind, _, _) in enumerate(names) if kind in ("pair", "tool")]
     ways = Exchange.of(geometry.alike, scaler) if geometry is not None and geometry.alike else None
     shape = Shape(kept.episodes[0].obs.shape[1], len(scaler.obs_mean))
-    reader = PositionReader(PositionConfig(fitted, ways), shape, gpt, scaler)
+    reader = PositionReader(PositionConfig(tuple(fitted), ways), shape, gpt, scaler)
     return reader, frames(kept, scaler), frames(held, scaler)
 
 

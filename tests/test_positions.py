@@ -57,7 +57,7 @@ def test_things_that_look_alike_may_be_numbered_either_way(alike):
 
 @pytest.mark.parametrize("task", [SortingBatch, StackingBatch])
 def test_what_is_fitted_in_a_task(task):
-    """Everything that the state task's networks see, but tangents, which jump."""
+    """Where things are, and where they are from one another; no directions of boxes."""
     demos = demonstrations([5, 6])
     rng = np.random.default_rng(0)
     episodes = [
@@ -66,9 +66,11 @@ def test_what_is_fitted_in_a_task(task):
     reader, data, _ = positions.pretraining(
         replace(demos, episodes=episodes), replace(demos, episodes=episodes[:1]), IMAGE_GPT, task.geometry
     )
-    width = data.action.shape[1]
-    assert width > task.obs_dim and len(reader.config.fitted) == width - len(task.geometry.tangents)
-    assert not set(reader.config.fitted) & set(task.geometry.tangents)
+    seen = [k for k in reader.config.fitted if k < task.obs_dim]
+    between = len(reader.config.fitted)
+    assert seen == [k for k in range(task.obs_dim) if k not in task.geometry.tangents]
+    assert between - len(seen) == len(task.geometry.pairs) + (5 if task is StackingBatch else 0)
+    assert data.action.shape[1] == len(reader.scaler.obs_mean)
     ways = reader.config.ways
     assert (4 if task is SortingBatch else None) == (None if ways is None else len(ways.index))
 
