@@ -15,6 +15,7 @@ more episodes than demonstrations). Nothing of an evaluation episode enters its 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def evaluate(
     simulation.
 
     Finished chunks lie in `<workdir>/rollouts/<first>.json` and are not run again. on_progress is called at every step, with
-    how many episodes have ended; after a chunk also with the success so far.
+    how many episodes' worth is over; after a chunk also with the success so far.
     """
     folder = Path(workdir) / "rollouts"
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def evaluate(
             seeds = [derive(str(seed), "episode", first + i) for i in range(count)]
             contexts = [context_of(task, first + i) for i in range(count)]
             chosen = goals_of(goals, seed, range(first, first + count))
-            tell = functools.partial(report_ended, on_progress, first, rollouts)
+            tell = functools.partial(report_share, on_progress, first, count, rollouts)
             chunk = run_chunk(method, task, contexts, seeds, threads, data_root, chosen, backend, tell)
             sealed.write_json(path, chunk)
         for key in keys:
@@ -75,9 +76,9 @@ def evaluate(
     return episodes
 
 
-def report_ended(on_progress: Progress, before: int, rollouts: int, ended: int) -> None:
-    """A chunk goes on: that a cell is alive can be seen. With images one takes longer than `progress.SILENT`."""
-    on_progress(before + ended, rollouts, {})
+def report_share(on_progress: Progress, before: int, count: int, rollouts: int, share: float) -> None:
+    """A chunk of `count` goes on: that a cell is alive can be seen. With images one takes longer than `progress.SILENT`."""
+    on_progress(before + int(share * count), rollouts, {})
 
 
 def goals_of(goals: np.ndarray | None, seed: int, episodes: range) -> np.ndarray | None:
@@ -111,22 +112,25 @@ def context_of(task: dict[str, Any], episode: int) -> int:
 def run_chunk(
     method: Method, task: dict[str, Any], contexts: list[int], seeds: list[int], threads: int,
     data_root: str | Path | None = None, goals: np.ndarray | None = None, backend: Backend = BUILTIN,
-    on_step: Callable[[int], None] = lambda ended: None,
+    on_step: Callable[[float], None] = lambda share: None,
 ) -> dict[str, list[Any]]:  # fmt: skip
-    """One batch of episodes to their ends. on_step: called after every step, with how many have ended."""
+    """One batch of episodes to their ends. on_step: called after every step, with the share that is over: of episodes, or, where
+    the task says how many there are at most, of steps, whichever is more."""
     env = backend.make(task, len(seeds), threads, data_root)
     try:
         obs = env.reset(contexts=contexts, seeds=seeds, **({} if goals is None else {"goals": goals}))
         policy = Policy(method)
         policy.reset(seeds, None if goals is None else env.goal)
-        returns, length = np.zeros(len(seeds)), np.zeros(len(seeds), int)
+        most = getattr(env, "max_steps", math.inf)
+        returns, length, k = np.zeros(len(seeds)), np.zeros(len(seeds), int), 0
         while env.active.any():
             stop.check()
             active = env.active.copy()
             obs, reward, _, _, info = env.step(policy.act(obs, active))
             returns[active] += reward[active]
             length += active
-            on_step(len(seeds) - int(env.active.sum()))
+            k += 1
+            on_step(max(1 - env.active.mean(), min(k / most, 1.0)))
         return {
             "context": list(contexts),
             "success": info["success"].astype(bool).tolist(),

@@ -41,6 +41,7 @@ class TinyEnv:
     """Two steps of a picture each; success where the action is large."""
 
     obs_dim, act_dim, goal_tokens, goal_mask, geometry = IMAGE_SHAPE.obs, 2, 0, None, None
+    max_steps = 2
 
     def __init__(self, num_envs, num_threads=1):
         self.n = num_envs
