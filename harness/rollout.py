@@ -114,8 +114,8 @@ def run_chunk(
     data_root: str | Path | None = None, goals: np.ndarray | None = None, backend: Backend = BUILTIN,
     on_step: Callable[[float], None] = lambda share: None,
 ) -> dict[str, list[Any]]:  # fmt: skip
-    """One batch of episodes to their ends. on_step: called after every step, with the share that is over: of episodes, or of the
-    steps that an episode has at most, whichever is more."""
+    """One batch of episodes to their ends. on_step: called after every step, with the share that is over: of episodes, or of
+    the steps that an episode has at most, whichever is more."""
     env = backend.make(task, len(seeds), threads, data_root)
     try:
         obs = env.reset(contexts=contexts, seeds=seeds, **({} if goals is None else {"goals": goals}))
