@@ -34,7 +34,8 @@ class Geometry(NamedTuple):
     links, tool, offsets: the arm whose joint angles are its first values, see `methods.relations.Relations`; the tool's
     position is then D, D + 1, D + 2 in `pairs`. pointing: whether the tool's axis, which may point anywhere, is seen.
     landmarks: places (m) where the tool has something to do. alike: groups of things that are told apart by nothing but their
-    order, a thing given by its values: a task in which they change places is the same (`harness/exchange.py`).
+    order, a thing given by its values: a task in which they change places is the same (`harness/exchange.py`). square: those of
+    the tangents whose things look the same after a quarter turn, not only after half of one.
     """
 
     pairs: tuple[tuple[int, int], ...]
@@ -48,6 +49,7 @@ class Geometry(NamedTuple):
     pointing: bool = False
     landmarks: tuple[tuple[float, float, float], ...] = ()
     alike: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    square: tuple[int, ...] = ()
 
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]

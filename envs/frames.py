@@ -81,17 +81,25 @@ class Frames:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
+        return self._rows(index, lambda group: self._cache.get(self._number, group, self._decode))
+
+    def _rows(self, index: Any, read: Callable[[int], np.ndarray]) -> np.ndarray:
         rows = np.arange(len(self))[index]  # an index out of range is an IndexError here
         wanted = np.atleast_1d(rows).ravel()
         out = np.empty((len(wanted), WIDTH), np.uint8)
         for group in np.unique(wanted // GROUP):
             here = wanted // GROUP == group
-            out[here] = self._cache.get(self._number, int(group), self._decode)[wanted[here] % GROUP]
+            out[here] = read(int(group))[wanted[here] % GROUP]
         return out.reshape(*np.shape(rows), WIDTH)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         found = self[:]
         return found if dtype is None else found.astype(dtype, copy=False)
+
+
+def uncached(rows: Any, index: Any) -> np.ndarray:
+    """`rows[index]` of an array or of `Frames`, whose cache keeps nothing of it: for who keeps the copy."""
+    return rows._rows(index, rows._decode) if isinstance(rows, Frames) else rows[index]
 
 
 def encode(images: np.ndarray, actions: np.ndarray, positions: np.ndarray, context: np.ndarray, mode: str) -> bytes:

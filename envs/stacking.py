@@ -86,7 +86,7 @@ class StackingBatch(ObjectBatch):
     mode_dtype, first_mode = "<U3", ""
     geometry = Geometry(
         pairs=tuple((20 + k, 8 + 4 * box + k) for box in range(3) for k in range(3)),
-        near=0.02, tangents=(11, 15, 19), links=LINKS, tool=TOOL,
+        near=0.02, tangents=(11, 15, 19), links=LINKS, tool=TOOL, square=(11, 15),
     )  # fmt: skip
     action_bound = np.array([0.2] * 7 + [0.08], np.float32)  # rad and m; the original has two numbers here
     max_steps = 1000

@@ -8,6 +8,7 @@ The methods know nothing of it: before training, `prepare` puts weights into the
     encoder_frozen            its weights stay; the features of every frame are computed once, before training, and scaled;
                               a teacher's stay in its working folder, where students find them
     encoder_pretrain          iterations before it is frozen
+    encoder_pretrain_batch    frames an iteration
     encoder_pretrain_lr       with AdamW; the rest of the network that learns then is thrown away
     encoder_target "loss"     what pre-training fits: the method's own loss, with a window of one state
               "positions"     what the state task observes at each frame (harness/positions.py)
@@ -53,6 +54,7 @@ class EncoderConfig:
     encoder_start: str
     encoder_frozen: bool
     encoder_pretrain: int
+    encoder_pretrain_batch: int
     encoder_pretrain_lr: float
     encoder_target: str
     encoder_weights: str
@@ -62,8 +64,10 @@ class EncoderConfig:
             raise ValueError(f"encoder_start must be own or teacher. Got {self.encoder_start!r}")
         if self.encoder_target not in ("loss", "positions"):
             raise ValueError(f"encoder_target must be loss or positions. Got {self.encoder_target!r}")
-        if self.encoder_pretrain < 0 or self.encoder_pretrain_lr <= 0:
-            raise ValueError("encoder_pretrain must be at least 0 and encoder_pretrain_lr above 0")
+        if self.encoder_pretrain < 0 or self.encoder_pretrain_batch < 1 or self.encoder_pretrain_lr <= 0:
+            raise ValueError(
+                "encoder_pretrain must be at least 0, encoder_pretrain_batch at least 1 and encoder_pretrain_lr above 0"
+            )
 
 
 def check(section: dict[str, Any], role: str, train_config: TrainConfig) -> None:
@@ -185,6 +189,7 @@ def pretrain(
     learner.to(method.device)
     share(learner, method.encoder.state_dict())
     changes: dict[str, Any] = {"steps": config.encoder_pretrain, "optimizer": "adamw", "lr": config.encoder_pretrain_lr}
+    changes["batch"] = config.encoder_pretrain_batch
     changes |= {"lr_final": config.encoder_pretrain_lr / 10, "warmup": min(20, config.encoder_pretrain)}
     changes |= {"obs_noise": 0.0, "history_noise": 0.0, "history_cut": 0.0, "validations": 5}
     progress.phase("pre-train encoder", config.encoder_pretrain)

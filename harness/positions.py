@@ -4,10 +4,16 @@ Demonstrations with images know more than images: what the state task observes a
 of the encoder's features is fitted to that (z-scores, and the differences that the task's geometry adds to them); then the map
 is thrown away. No policy ever sees a position: neither in training, nor when it acts.
 
-Directions of boxes are left out: a cube has five pixels a side, and what is fitted to its direction is learned by heart, to the
-harm of the rest (docs/images.md).
+What counts is millimetres: a grasp misses by ten of them wherever on the table a box lies. So errors of lengths are weighed by
+`LENGTH`, of differences as `Relations` gives them (in units of its `near` where they are small), of all else as z-scores.
+
+Directions of boxes are learned where the tool is within `CLOSE` of them, which is where the camera in the hand sees them, and
+where the task's geometry has them, from the tool's heading; of a cube only what a quarter turn does not change. From afar a
+cube has five pixels a side, and what is fitted to its direction is learned by heart, to the harm of the rest (docs/images.md).
 
 Things that look alike have no numbers in an image. Of all ways to number them a frame is held against the one that fits best.
+
+Frames follow one another closely: of long data sets every k-th is enough, and small enough to be held decoded.
 
 F = features, E = values of a state that networks see, W of them are fitted, P = ways to number things, B = frames.
 """
@@ -23,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.datasets import Demonstrations
+from envs.frames import uncached
 from harness.errors import UserError
 from harness.exchange import Exchange
 from harness.histories import histories
@@ -36,11 +43,21 @@ if TYPE_CHECKING:
     from envs.base import Geometry  # which needs a simulator
 
 
+LENGTH = 0.05  # m, of an error that counts like one standard deviation of other values
+CLOSE = 0.08  # m, in the plane: the camera in the hand sees how a box lies
+HALF_TURN, QUARTER_TURN = ("along", "across"), ("along twice", "across twice")  # after which these are the same
+MOST = 50_000  # frames: 2.8 GB
+
+
 @dataclass(frozen=True)
 class PositionConfig:
-    """fitted: which of the E values; ways: of numbering what looks alike, None where nothing does."""
+    """fitted: which of the E values. weights (W,): of their errors, in z-scores. apart: of each that counts only where a thing
+    is close to the tool, which of the E values are the differences of these two in x and y, else None. ways: of numbering
+    what looks alike, None where nothing does."""
 
     fitted: tuple[int, ...]
+    weights: tuple[float, ...]
+    apart: tuple[tuple[int, int] | None, ...]
     ways: Exchange | None
 
 
@@ -56,18 +73,31 @@ class PositionReader(Method):
         self.net = nn.Sequential(encoder, nn.Linear(encoder.features, len(config.fitted)))
 
     def errors(self, batch: Batch) -> Tensor:
-        """Predicted minus true positions of each frame (B, W), its things numbered as fits best."""
+        """Predicted minus true positions of each frame (B, W), its things numbered as fits best; 0 for what does not count."""
         fitted, ways = list(self.config.fitted), self.config.ways
         read = self.net(batch.obs[:, 0]).float()
         wanted = batch.action[:, None] if ways is None else ways.every(batch.action)  # (B, P, E)
-        errors = read[:, None] - wanted[..., fitted]
+        errors = (read[:, None] - wanted[..., fitted]) * self.counts(wanted)
         best = errors.square().mean(-1).argmin(1)
         return errors[torch.arange(len(errors), device=errors.device), best]
 
+    def counts(self, states: Tensor) -> Tensor:
+        """Scaled states (..., E) -> (..., W), 0 for directions of things that the tool is far from, otherwise 1."""
+        found = torch.ones(*states.shape[:-1], len(self.config.fitted), device=states.device)
+        where = [k for k, apart in enumerate(self.config.apart) if apart is not None]
+        if where:
+            assert self.scaler.relations is not None  # directions are of what it adds
+            columns = torch.tensor([apart for apart in self.config.apart if apart is not None])  # (n, 2)
+            scaled = states[..., columns] * self.scaler.obs_std[columns] + self.scaler.obs_mean[columns]
+            distance = (torch.sinh(scaled) * self.scaler.relations.near).norm(dim=-1)  # m
+            found[..., where] = (distance < CLOSE).to(found.dtype)
+        return found
+
     def loss(self, batch: Batch, phase: str) -> tuple[Tensor, dict[str, Tensor]]:
-        """Huber's: what a camera cannot see must not drown the rest."""
+        """Huber's, of the weighted errors: what a camera cannot see must not drown the rest."""
         errors = self.errors(batch)
-        return F.huber_loss(errors, torch.zeros_like(errors)), {"square_error": errors.square().mean()}
+        weighted = errors * torch.tensor(self.config.weights, device=errors.device)
+        return F.huber_loss(weighted, torch.zeros_like(errors)), {"square_error": errors.square().mean()}
 
     def validation_loss(self, batch: Batch) -> Tensor:
         """Mean squared error in units of the values' variances: the share of variance that is not explained."""
@@ -86,18 +116,46 @@ def pretraining(
         raise UserError(f"{kept.origin}: has no positions beside its images: set encoder_target = loss")
     actions = np.concatenate([e.actions for e in kept.episodes])
     scaler = Scaler.fit(np.concatenate([p for p in known if p is not None]), actions, geometry=geometry)
-    fitted = [k for k in range(scaler.obs_dim) if geometry is None or k not in geometry.tangents]
-    if scaler.relations is not None:
-        names = scaler.relations.names()
-        fitted += [scaler.obs_dim + k for k, (kind, _, _) in enumerate(names) if kind in ("pair", "tool")]
     ways = Exchange.of(geometry.alike, scaler) if geometry is not None and geometry.alike else None
     shape = Shape(kept.episodes[0].obs.shape[1], len(scaler.obs_mean))
-    reader = PositionReader(PositionConfig(tuple(fitted), ways), shape, gpt, scaler)
+    reader = PositionReader(PositionConfig(*chosen(scaler, geometry), ways), shape, gpt, scaler)
     return reader, frames(kept, scaler), frames(held, scaler)
 
 
+def chosen(
+    scaler: Scaler, geometry: Geometry | None
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[tuple[int, int] | None, ...]]:
+    """`fitted`, `weights` and `apart` of a task. Without a geometry nothing is known to be a length."""
+    if geometry is None:
+        number = scaler.obs_dim
+        return tuple(range(number)), (1.0,) * number, (None,) * number
+    dim, lengths = scaler.obs_dim, {k for pair in geometry.pairs for k in pair}
+    found: list[tuple[int, float, tuple[int, int] | None]] = []  # value, weight of its unit (0: of its z-score), apart
+    for k in range(dim):
+        if k not in geometry.tangents:
+            found.append((k, 1 / LENGTH if k in lengths else 0.0, None))
+    if scaler.relations is not None:
+        tools = [dim + n for n, (one, _) in enumerate(geometry.pairs) if one >= dim]  # x, y, z for each tangent's thing
+        for k, (kind, about, number) in enumerate(scaler.relations.names(), dim):
+            if kind == "pair":
+                found.append((k, 1.0, None))
+            elif kind == "tool":
+                found.append((k, 1 / LENGTH if number < 3 else 0.0, None))
+            elif kind in QUARTER_TURN or (kind in HALF_TURN and about[0] not in geometry.square):
+                thing = 3 * geometry.tangents.index(about[0])
+                found.append((k, 0.0, (tools[thing], tools[thing + 1])))
+    std = scaler.obs_std.tolist()
+    weights = tuple(unit * std[k] if unit else 1.0 for k, unit, _ in found)
+    return tuple(k for k, _, _ in found), weights, tuple(apart for _, _, apart in found)
+
+
 def frames(demos: Demonstrations, scaler: Scaler) -> Windows:
-    """One sample a row: the frame, and as its action the scaled positions."""
-    obs, last = histories([e.obs for e in demos.episodes], 1)
-    known = np.concatenate([np.asarray(e.positions, np.float32) for e in demos.episodes])
-    return Windows(obs, last, scaler.scale_obs(torch.from_numpy(known)))
+    """One sample a row, of more than `MOST` one every few rows: the frame, and as its action the scaled positions."""
+    seen, known = [e.obs for e in demos.episodes], [np.asarray(e.positions, np.float32) for e in demos.episodes]
+    every = -(-demos.rows // MOST)
+    if every > 1:
+        firsts = [min(n % every, len(rows) - 1) for n, rows in enumerate(known)]  # so that all stages are seen
+        seen = [uncached(rows, slice(first, None, every)) for first, rows in zip(firsts, seen, strict=True)]
+        known = [rows[first::every] for first, rows in zip(firsts, known, strict=True)]
+    obs, last = histories(seen, 1)
+    return Windows(obs, last, scaler.scale_obs(torch.from_numpy(np.concatenate(known))))

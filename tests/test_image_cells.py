@@ -23,8 +23,8 @@ TASK = {
     "modes": 2, "entropy": "pooled", "rollouts": 3, "metrics": ["success"],
     "gpt": {"layers": 2, "heads": 2, "embed": 16, "window": 3, "cameras": 2, "pixels": PIXELS, "keypoints": 4,
             "encoder_width": 8},
-    "encoder": {"encoder_start": "own", "encoder_frozen": False, "encoder_pretrain": 0, "encoder_pretrain_lr": 1e-3,
-                "encoder_target": "loss", "encoder_weights": ""},
+    "encoder": {"encoder_start": "own", "encoder_frozen": False, "encoder_pretrain": 0,
+                "encoder_pretrain_batch": 16, "encoder_pretrain_lr": 1e-3, "encoder_target": "loss", "encoder_weights": ""},
     "train": {"optimizer": "adamw", "lr": 1e-3, "beta_1": 0.95, "obs_noise": 0.0, "batch": 4},
     "budget": {
         "smoke": {"steps": 3, "rollouts": 2, "validations": 1, "encoder_start": "teacher", "encoder_frozen": True,
@@ -238,6 +238,7 @@ def test_what_contradicts_itself_is_refused_before_anything_is_spent(tmp_path):
         ("vdd_ve", {"encoder_start": "own", "encoder_pretrain": 0}, "must be its teacher's"),
         ("beso", {"encoder_frozen": False}, "images get no noise"),
         ("beso", {"encoder_frozen": False, "obs_noise": 0.0, "encoder_pretrain": -1}, "at least 0"),
+        ("beso", {"encoder_frozen": False, "obs_noise": 0.0, "encoder_pretrain_batch": 0}, "at least 1"),
         ("vdd_ve", {"encoder_start": "else"}, "own or teacher"),
         ("beso", {"encoder_target": "else"}, "loss or positions"),
         ("beso", {"pixels": 50}, None),

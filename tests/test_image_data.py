@@ -61,6 +61,15 @@ def test_frames_index_like_an_array(stored, index):
         found[40]
 
 
+def test_frames_may_be_read_without_being_kept(stored):
+    path, pixels, _ = stored
+    cache = FrameCache()
+    found = frames.read(path, cache)[0]
+    np.testing.assert_array_equal(frames.uncached(found, slice(1, None, 3)), pixels[1::3])
+    assert cache.used == 0
+    np.testing.assert_array_equal(frames.uncached(pixels, slice(1, None, 3)), pixels[1::3])
+
+
 def test_no_more_is_kept_than_the_limit():
     decoded = []
 

@@ -37,7 +37,7 @@ def reader_of(geometry, width):
     scaler = Scaler.fit(rng.normal(size=(60, width)) * 0.1, rng.normal(size=(60, 2)), geometry=geometry)
     ways = Exchange.of(geometry.alike, scaler) if geometry.alike else None
     torch.manual_seed(0)
-    config = positions.PositionConfig(tuple(range(len(scaler.obs_mean))), ways)
+    config = positions.PositionConfig(*positions.chosen(scaler, geometry), ways)
     return positions.PositionReader(config, replace(IMAGE_SHAPE, act=len(scaler.obs_mean)), IMAGE_GPT, scaler), rng
 
 
@@ -58,7 +58,7 @@ def test_things_that_look_alike_may_be_numbered_either_way(alike):
 
 @pytest.mark.parametrize("task", [SortingBatch, StackingBatch])
 def test_what_is_fitted_in_a_task(task):
-    """Where things are, and where they are from one another; no directions of boxes."""
+    """Where things are, and where they are from one another; directions of boxes where there is a tool to grasp them with."""
     demos = demonstrations([5, 6])
     rng = np.random.default_rng(0)
     episodes = [
@@ -70,10 +70,64 @@ def test_what_is_fitted_in_a_task(task):
     seen = [k for k in reader.config.fitted if k < task.obs_dim]
     between = len(reader.config.fitted) - len(seen)
     assert seen == [k for k in range(task.obs_dim) if k not in task.geometry.tangents]
-    assert between == len(task.geometry.pairs) + (5 if task is StackingBatch else 0)
+    assert between == len(task.geometry.pairs) + (
+        5 + 8 if task is StackingBatch else 0
+    )  # two of a cube, four of a longer box
     assert data.action.shape[1] == len(reader.scaler.obs_mean)
     ways = reader.config.ways
     assert (4 if task is SortingBatch else None) == (None if ways is None else len(ways.index))
+
+
+def test_errors_of_lengths_weigh_by_millimetres_whatever_their_spread():
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(400, 4)) * [0.1, 0.2, 0.1, 1.0]
+    scaler = Scaler.fit(obs, rng.normal(size=(400, 2)), geometry=Geometry(((0, 1), (0, 2)), 0.05))
+    fitted, weights, apart = positions.chosen(scaler, Geometry(((0, 1), (0, 2)), 0.05))
+    assert fitted == (0, 1, 2, 3, 4, 5) and apart == (None,) * 6
+    expected = np.r_[scaler.obs_std[:3] / positions.LENGTH, 1.0, scaler.obs_std[4:]]
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_directions_count_where_the_tool_is_close():
+    """The red box 3 cm from where the tool is, the others 30 cm."""
+    geometry = StackingBatch.geometry
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(200, 20)) * 0.1
+    scaler = Scaler.fit(states, rng.normal(size=(200, 2)), geometry=geometry)
+    config = positions.PositionConfig(*positions.chosen(scaler, geometry), None)
+    reader = positions.PositionReader(config, replace(IMAGE_SHAPE, act=len(scaler.obs_mean)), IMAGE_GPT, scaler)
+    state = torch.from_numpy(states[:1].astype(np.float32))
+    position = scaler.relations(state)[0, scaler.relations.names().index(("tool", (), 0)) :][:3]
+    for box, away in enumerate((0.03, 0.3, 0.3)):
+        state[0, 8 + 4 * box : 11 + 4 * box] = position + torch.tensor([away, 0.0, -0.1])
+    counts = reader.counts(scaler.scale_obs(state))[0]
+    names = scaler.relations.names()
+    directions = {
+        k: names[v - 20][1][0]
+        for k, v in enumerate(config.fitted)
+        if v >= 20 and names[v - 20][0] in positions.HALF_TURN + positions.QUARTER_TURN
+    }
+    assert {geometry.tangents.index(box) for k, box in directions.items() if counts[k]} == {0}
+    assert all(counts[k] == 1 for k in range(len(counts)) if k not in directions)
+    assert counts.sum() == len(counts) - 6
+
+
+@pytest.mark.parametrize("most", [1000, 30])
+def test_of_many_frames_every_few_are_used(most, monkeypatch):
+    monkeypatch.setattr(positions, "MOST", most)
+    demos = demonstrations([40, 25, 1])
+    scaler = Scaler.fit(np.concatenate([e.positions for e in demos.episodes]), np.zeros((66, 1)))
+    found = positions.frames(demos, scaler)
+    every = 1 if most == 1000 else 3
+    rows = [
+        (n, k) for n, e in enumerate(demos.episodes) for k in range(min(n % every, len(e.obs) - 1), len(e.obs), every)
+    ]
+    batch = found.batch(torch.arange(len(rows)))
+    assert len(found) == len(rows)
+    for k, (episode, row) in enumerate(rows):
+        np.testing.assert_array_equal(batch.obs[k, 0], demos.episodes[episode].obs[row])
+        wanted = scaler.scale_obs(torch.from_numpy(demos.episodes[episode].positions[row]))
+        assert torch.allclose(batch.action[k], wanted)
 
 
 def test_demonstrations_of_images_alone_are_refused():
