@@ -20,6 +20,7 @@ F = features, E = values of a state that networks see, W of them are fitted, P =
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,7 +156,17 @@ def frames(demos: Demonstrations, scaler: Scaler) -> Windows:
     every = -(-demos.rows // MOST)
     if every > 1:
         firsts = [min(n % every, len(rows) - 1) for n, rows in enumerate(known)]  # so that all stages are seen
-        seen = [uncached(rows, slice(first, None, every)) for first, rows in zip(firsts, seen, strict=True)]
         known = [rows[first::every] for first, rows in zip(firsts, known, strict=True)]
+        seen = [together(seen, firsts, every, sum(map(len, known)))]
     obs, last = histories(seen, 1)
     return Windows(obs, last, scaler.scale_obs(torch.from_numpy(np.concatenate(known))))
+
+
+def together(episodes: Sequence[np.ndarray], firsts: list[int], every: int, number: int) -> np.ndarray:
+    """One array (number, D), which the system gets back as a whole: gigabytes in small pieces would stay with the process."""
+    out, done = np.empty((number, episodes[0].shape[1]), np.uint8), 0
+    for first, rows in zip(firsts, episodes, strict=True):
+        part = uncached(rows, slice(first, None, every))
+        out[done : done + len(part)] = part
+        done += len(part)
+    return out
