@@ -17,6 +17,7 @@ The methods know nothing of it: before training, `prepare` puts weights into the
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import shutil
@@ -135,6 +136,7 @@ def prepare(
     if cached is None:
         if config.encoder_pretrain and own:
             notes |= pretrain(config, method, train_config, key, workdir / FOLDER, progress, first)
+            gc.collect()  # a trainer's parts refer to one another; its frames are gigabytes
         tensors: dict[str, Tensor] = {}
         if config.encoder_frozen:
             ready = None if own else of_teacher(teacher_dir, method.encoder, frames)
