@@ -90,7 +90,7 @@ class PositionReader(Method):
             assert self.scaler.relations is not None  # directions are of what it adds
             columns = torch.tensor([apart for apart in self.config.apart if apart is not None])  # (n, 2)
             scaled = states[..., columns] * self.scaler.obs_std[columns] + self.scaler.obs_mean[columns]
-            distance = (torch.sinh(scaled) * self.scaler.relations.near).norm(dim=-1)  # m
+            distance = self.scaler.relations.lengths(scaled).norm(dim=-1)  # m
             found[..., where] = (distance < CLOSE).to(found.dtype)
         return found
 
@@ -131,23 +131,23 @@ def chosen(
         number = scaler.obs_dim
         return tuple(range(number)), (1.0,) * number, (None,) * number
     dim, lengths = scaler.obs_dim, {k for pair in geometry.pairs for k in pair}
-    found: list[tuple[int, float, tuple[int, int] | None]] = []  # value, weight of its unit (0: of its z-score), apart
+    std = scaler.obs_std.tolist()
+    found: list[tuple[int, float, tuple[int, int] | None]] = []  # value, weight, apart
     for k in range(dim):
         if k not in geometry.tangents:
-            found.append((k, 1 / LENGTH if k in lengths else 0.0, None))
+            found.append((k, std[k] / LENGTH if k in lengths else 1.0, None))
     if scaler.relations is not None:
         tools = [dim + n for n, (one, _) in enumerate(geometry.pairs) if one >= dim]  # x, y, z for each tangent's thing
         for k, (kind, about, number) in enumerate(scaler.relations.names(), dim):
             if kind == "pair":
-                found.append((k, 1.0, None))
+                found.append((k, std[k], None))
             elif kind == "tool":
-                found.append((k, 1 / LENGTH if number < 3 else 0.0, None))
+                found.append((k, std[k] / LENGTH if number < 3 else 1.0, None))
             elif kind in QUARTER_TURN or (kind in HALF_TURN and about[0] not in geometry.square):
                 thing = 3 * geometry.tangents.index(about[0])
-                found.append((k, 0.0, (tools[thing], tools[thing + 1])))
-    std = scaler.obs_std.tolist()
-    weights = tuple(unit * std[k] if unit else 1.0 for k, unit, _ in found)
-    return tuple(k for k, _, _ in found), weights, tuple(apart for _, _, apart in found)
+                found.append((k, 1.0, (tools[thing], tools[thing + 1])))
+    fitted, weights, apart = zip(*found, strict=True)
+    return fitted, weights, apart
 
 
 def frames(demos: Demonstrations, scaler: Scaler) -> Windows:

@@ -92,6 +92,10 @@ class Relations(nn.Module):
         turned = self.symmetry * obs[..., self.angles]
         return torch.cat([torch.asinh(apart / self.near), turned.cos(), turned.sin(), cos, sin, *parts], -1)
 
+    def lengths(self, pairs: Tensor) -> Tensor:
+        """Differences as `forward` gives those of `pairs` -> m."""
+        return torch.sinh(pairs) * self.near
+
     def names(self) -> list[tuple[str, tuple[int, ...], int]]:
         """What each of the W values is: its kind, the observation's values that it tells of, and which of several it is."""
 
